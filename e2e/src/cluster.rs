@@ -1,0 +1,226 @@
+//! A cluster: the hub, its nodes, kubeadm's work on them, and kubectl on top.
+
+use std::fs;
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+
+use crate::image::{self, Names};
+use crate::launch::{self, Lifetime};
+use crate::node::Node;
+use crate::programs::{Programs, check_machine};
+use crate::progress::say;
+use crate::run::{output, tail};
+use crate::state::State;
+use crate::{evidence, hub, kubeadm, network, teardown, wait};
+
+/// kubeadm init takes 12 s and a join 28 s here; Pods and nodes become ready within seconds.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(300);
+
+/// A running cluster.
+#[derive(Clone, Debug)]
+pub(crate) struct Cluster {
+    state: State,
+    programs: Programs,
+    names: Names,
+    /// Its nodes, n1 first.
+    pub(crate) nodes: Vec<Node>,
+}
+
+/// What to bring up.
+#[derive(Clone, Debug)]
+pub(crate) struct Wanted {
+    /// How many control-plane nodes.
+    pub(crate) nodes: u8,
+    /// The operator's static binary, to be imported as an image.
+    pub(crate) operator: Option<PathBuf>,
+    /// How long the cluster lives.
+    pub(crate) lifetime: Lifetime,
+}
+
+impl Cluster {
+    /// The cluster that runs in this state folder.
+    pub(crate) fn running(state: &State) -> Result<Self> {
+        ensure!(state.hub().is_some(), "no cluster is up in {}; `e2e up` starts one", state.root().display());
+        let programs = Programs::find()?;
+        let numbers = state.nodes().into_iter().filter_map(|name| network::number(&name));
+        let nodes: Vec<Node> = numbers.map(|number| Node::new(state, &programs, number)).collect();
+        ensure!(!nodes.is_empty(), "the hub runs but there is no node; `e2e down` and `e2e up`");
+        let names = Names::ask(&programs)?;
+        Ok(Self { state: state.clone(), programs, names, nodes })
+    }
+
+    /// Brings a cluster up in an empty state folder, and once more from scratch when that fails: what kubeadm
+    /// does on a loaded machine is not what is tested here.
+    pub(crate) fn up(state: &State, wanted: &Wanted) -> Result<Self> {
+        check_machine()?;
+        let programs = Programs::find()?;
+        let names = Names::ask(&programs)?;
+        let archives = image::make(&programs, &names, wanted.operator.as_deref())?;
+        let first = Self::bring_up(state, &programs, &names, &archives, wanted);
+        let Err(error) = first else { return first };
+        if launch::is_closed() {
+            return Err(error);
+        }
+        say!("the bring-up failed, once more from scratch: {error:#}");
+        evidence::collect(state, &programs, "bring-up")?;
+        teardown::down(state)?;
+        Self::bring_up(state, &programs, &names, &archives, wanted)
+    }
+
+    fn bring_up(
+        state: &State,
+        programs: &Programs,
+        names: &Names,
+        archives: &[PathBuf],
+        wanted: &Wanted,
+    ) -> Result<Self> {
+        let nodes: Vec<Node> = (1..=wanted.nodes).map(|number| Node::new(state, programs, number)).collect();
+        let cluster = Self { state: state.clone(), programs: programs.clone(), names: names.clone(), nodes };
+        hub::up(state, wanted.nodes, wanted.lifetime)?;
+        for node in &cluster.nodes {
+            cluster.switch_on(node, wanted.lifetime)?;
+            for archive in archives {
+                node.run("ctr", &["--namespace", "k8s.io", "images", "import", &archive.to_string_lossy()])?;
+            }
+            if node.number == 1 {
+                cluster.init(node)?
+            } else {
+                cluster.join(node)?
+            }
+            cluster.start_kube_proxy(node)?;
+            cluster.wait_for_node(node)?;
+            say!("{} is Ready", node.name);
+        }
+        Ok(cluster)
+    }
+
+    /// Switches a node on, for the first time or after a power cut.
+    pub(crate) fn switch_on(&self, node: &Node, lifetime: Lifetime) -> Result<()> {
+        node.up(&self.names.of("pause")?, lifetime)
+    }
+
+    /// The node with this name.
+    pub(crate) fn node(&self, name: &str) -> Result<&Node> {
+        self.nodes.iter().find(|node| node.name == name).with_context(|| format!("there is no node {name}"))
+    }
+
+    /// kubectl, helm or any program of the built ones, beside the nodes on the bridge and with this machine's own
+    /// files, as the administrator of the first node.
+    pub(crate) fn command(&self, program: &Path) -> Result<Command> {
+        let hub = self.state.hub().context("the hub is not running")?;
+        let mut command = Command::new("nsenter");
+        command.args(["--target", &hub.to_string(), "--net", "--"]).arg(program);
+        command.env("KUBECONFIG", self.kubeconfig(&self.nodes[0]));
+        Ok(command)
+    }
+
+    /// kubectl, still without arguments.
+    pub(crate) fn kubectl_command(&self) -> Result<Command> {
+        self.command(&self.programs.path("kubectl")?)
+    }
+
+    /// kubectl to its end; gives what it printed.
+    pub(crate) fn kubectl(&self, arguments: &[&str]) -> Result<String> {
+        output(self.kubectl_command()?.args(arguments))
+    }
+
+    /// `kubectl apply` of objects given as text.
+    pub(crate) fn apply(&self, objects: &str) -> Result<()> {
+        let mut command = self.kubectl_command()?;
+        command.args(["apply", "--filename", "-"]);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().context("starting kubectl apply")?;
+        child.stdin.take().expect("its input is piped").write_all(objects.as_bytes())?;
+        let ended = child.wait_with_output()?;
+        if !ended.status.success() {
+            bail!("kubectl apply:{}\n{objects}", tail(&String::from_utf8_lossy(&ended.stderr)));
+        }
+        Ok(())
+    }
+
+    /// Whether one node's own API server says it is alive, asked at that node's address.
+    pub(crate) fn api_is_alive(&self, node: &Node) -> Result<bool> {
+        let server = format!("https://{}:{}", node.address(), network::API_PORT);
+        let answer = self.kubectl(&["--server", &server, "--request-timeout=2s", "get", "--raw", "/livez"]);
+        Ok(answer.is_ok_and(|text| text == "ok"))
+    }
+
+    fn init(&self, node: &Node) -> Result<()> {
+        let version = &self.names.version;
+        say!("{}: kubeadm init, Kubernetes {version}", node.name);
+        self.run_kubeadm(node, &kubeadm::init(version), &["init", "--skip-phases=addon", "--upload-certs"])?;
+        // The name of the control plane is only known on the nodes; its certificate has this address too.
+        let admin = fs::read_to_string(node.path("/etc/kubernetes/admin.conf"))?;
+        let by_name = format!("https://{}:{}", network::CONTROL_PLANE, network::API_PORT);
+        let by_address = format!("https://{}:{}", node.address(), network::API_PORT);
+        ensure!(admin.contains(&by_name), "kubeadm's admin.conf does not name {by_name}");
+        write_secret(&self.kubeconfig(node), &admin.replace(&by_name, &by_address))
+    }
+
+    fn join(&self, node: &Node) -> Result<()> {
+        say!("{}: kubeadm join", node.name);
+        self.run_kubeadm(node, &kubeadm::join(node.number), &["join"])
+    }
+
+    fn run_kubeadm(&self, node: &Node, configuration: &str, arguments: &[&str]) -> Result<()> {
+        let file = node.folder().join("kubeadm.yaml");
+        fs::write(&file, configuration)?;
+        let mut command = node.command("kubeadm")?;
+        command.args(arguments).arg("--config").arg(&file).args(["--ignore-preflight-errors=all", "-v1"]);
+        let log = fs::File::create(node.log("kubeadm"))?;
+        let status = command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).status()?;
+        let said = fs::read_to_string(node.log("kubeadm"))?;
+        ensure!(
+            status.success(),
+            "kubeadm {} on {} ended with {status}:{}",
+            arguments[0],
+            node.name,
+            tail(&said)
+        );
+        Ok(())
+    }
+
+    /// As its own user, so that the audit log does not take it for the administrator. `system:kube-proxy` has its
+    /// rights from the API server's own bootstrap policy.
+    fn start_kube_proxy(&self, node: &Node) -> Result<()> {
+        // The first node made the signing keys and every control-plane node has them.
+        let configuration = node.folder().join("kubeadm-client.yaml");
+        fs::write(&configuration, kubeadm::init(&self.names.version))?;
+        let configuration = configuration.to_string_lossy();
+        let user = ["kubeconfig", "user", "--client-name", "system:kube-proxy", "--config", &configuration];
+        let kubeconfig = node.run("kubeadm", &user)?;
+        write_secret(&node.path("/etc/kubernetes/kube-proxy.conf"), &kubeconfig)?;
+        // The last file it waits for.
+        fs::write(node.path("/etc/kubernetes/kube-proxy.yaml"), kubeadm::kube_proxy(node.number))?;
+        Ok(())
+    }
+
+    /// Until the API knows all of the node, and Pods can be made: without its mirror Pods a static Pod cannot be
+    /// asked for, and without the service account no Pod is admitted.
+    fn wait_for_node(&self, node: &Node) -> Result<()> {
+        wait::until(&format!("{} to be Ready", node.name), PATIENCE, || {
+            self.kubectl(&["wait", "--for=condition=Ready", "--timeout=1s", "node", &node.name])?;
+            let programs = ["etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler"];
+            let pods = programs.map(|program| format!("pod/{program}-{}", node.name));
+            let ready = ["wait", "--for=condition=Ready", "--timeout=1s", "--namespace=kube-system"];
+            self.kubectl(&ready.into_iter().chain(pods.iter().map(String::as_str)).collect::<Vec<_>>())?;
+            self.kubectl(&["get", "serviceaccount", "default"])?;
+            ensure!(self.api_is_alive(node)?, "its API server is not alive");
+            Ok(Some(()))
+        })
+    }
+
+    fn kubeconfig(&self, node: &Node) -> PathBuf {
+        node.folder().join("kubeconfig")
+    }
+}
+
+fn write_secret(path: &Path, text: &str) -> Result<()> {
+    let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
+    file.write_all(text.as_bytes()).with_context(|| format!("writing {}", path.display()))
+}

@@ -1,0 +1,82 @@
+//! What kubeadm and kube-proxy are told. The secrets are fixed: this control plane has no way out of its machine.
+
+use crate::network;
+
+const TOKEN: &str = "abcdef.0123456789abcdef";
+const CERTIFICATE_KEY: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
+
+/// How a node registers. `Never`: preflight would try to pull images that were imported.
+fn registration(number: u8) -> String {
+    let (name, address) = (network::name(number), network::address(number));
+    format!(
+        "nodeRegistration:
+  name: {name}
+  criSocket: unix:///run/containerd/containerd.sock
+  imagePullPolicy: Never
+  kubeletExtraArgs:
+  - {{name: node-ip, value: {address}}}
+"
+    )
+}
+
+/// The configuration of `kubeadm init` on the first node.
+///
+/// `failCgroupV1: false`: kubelets from 1.35 refuse cgroup v1 otherwise.
+pub(crate) fn init(version: &str) -> String {
+    let (registration, address) = (registration(1), network::address(1));
+    let (control_plane, port) = (network::CONTROL_PLANE, network::API_PORT);
+    let (services, pods) = (network::SERVICES, network::PODS);
+    format!(
+        "apiVersion: kubeadm.k8s.io/v1beta4
+kind: InitConfiguration
+bootstrapTokens:
+- {{token: {TOKEN}, ttl: 24h0m0s}}
+certificateKey: {CERTIFICATE_KEY}
+localAPIEndpoint: {{advertiseAddress: {address}, bindPort: {port}}}
+{registration}---
+apiVersion: kubeadm.k8s.io/v1beta4
+kind: ClusterConfiguration
+kubernetesVersion: {version}
+clusterName: e2e
+controlPlaneEndpoint: {control_plane}:{port}
+networking: {{serviceSubnet: {services}, podSubnet: {pods}, dnsDomain: cluster.local}}
+---
+apiVersion: kubelet.config.k8s.io/v1beta1
+kind: KubeletConfiguration
+cgroupDriver: cgroupfs
+failSwapOn: false
+failCgroupV1: false
+"
+    )
+}
+
+/// The configuration of `kubeadm join` of another control-plane node.
+pub(crate) fn join(number: u8) -> String {
+    let (registration, address) = (registration(number), network::address(number));
+    let (control_plane, port) = (network::CONTROL_PLANE, network::API_PORT);
+    format!(
+        "apiVersion: kubeadm.k8s.io/v1beta4
+kind: JoinConfiguration
+discovery:
+  bootstrapToken: {{apiServerEndpoint: \"{control_plane}:{port}\", token: {TOKEN}, unsafeSkipCAVerification: true}}
+controlPlane:
+  certificateKey: {CERTIFICATE_KEY}
+  localAPIEndpoint: {{advertiseAddress: {address}, bindPort: {port}}}
+{registration}"
+    )
+}
+
+/// kube-proxy in iptables mode. The connection tracking limits are this machine's and stay as they are (0).
+pub(crate) fn kube_proxy(number: u8) -> String {
+    let (name, pods) = (network::name(number), network::PODS);
+    format!(
+        "apiVersion: kubeproxy.config.k8s.io/v1alpha1
+kind: KubeProxyConfiguration
+mode: iptables
+clusterCIDR: {pods}
+hostnameOverride: {name}
+clientConnection: {{kubeconfig: /etc/kubernetes/kube-proxy.conf}}
+conntrack: {{maxPerCore: 0, min: 0}}
+"
+    )
+}

@@ -1,0 +1,244 @@
+//! The test bed: a real kubeadm control plane in namespaces of this machine, and tests on it.
+//!
+//! `e2e up` starts a cluster that stays, `e2e test` one for each test; both leave nothing behind. The programs
+//! come from `e2e/k8s/build`, Debian's from `e2e/k8s/prerequisites`; nothing is pulled, and no address outside
+//! the namespaces is reached.
+
+mod cgroup;
+mod cluster;
+mod evidence;
+mod hub;
+mod image;
+mod kubeadm;
+mod launch;
+mod leftovers;
+mod machine;
+mod network;
+mod node;
+mod process;
+mod programs;
+mod progress;
+mod run;
+mod state;
+mod suite;
+mod teardown;
+mod wait;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::thread;
+
+use anyhow::{Context, Result, bail, ensure};
+use clap::{Parser, Subcommand};
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+
+use crate::cluster::{Cluster, Wanted};
+use crate::launch::Lifetime;
+use crate::machine::Machine;
+use crate::progress::say;
+use crate::state::State;
+use crate::suite::Given;
+
+/// A real kubeadm control plane in namespaces of this machine. Needs root.
+#[derive(Debug, Parser)]
+#[command(name = "e2e", version)]
+struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Bring a cluster up that stays until `e2e down`
+    Up {
+        /// How many control-plane nodes
+        #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=i64::from(network::MOST_NODES)))]
+        nodes: u8,
+        #[command(flatten)]
+        operator: Operator,
+    },
+    /// Take the cluster away, also what a killed run left
+    Down,
+    /// Run kubectl as the cluster's administrator
+    Kubectl {
+        /// What kubectl is to do
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
+    /// A shell on a node, or a command there
+    Shell {
+        /// The node, such as n1
+        node: String,
+        /// The command; bash when there is none
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        command: Vec<String>,
+    },
+    /// Run the tests, each on its own cluster
+    Test {
+        /// Only those whose names contain this
+        #[arg(default_value = "")]
+        filter: String,
+        #[command(flatten)]
+        operator: Operator,
+    },
+    /// Hold the network between the nodes
+    #[command(hide = true)]
+    Hub {
+        #[arg(long)]
+        state: PathBuf,
+        #[arg(long)]
+        nodes: u8,
+    },
+    /// Be a node's PID 1
+    #[command(hide = true)]
+    NodeInit {
+        #[arg(long)]
+        state: PathBuf,
+        #[arg(long)]
+        name: String,
+        #[arg(long)]
+        pause_image: String,
+        #[arg(long)]
+        programs: Vec<PathBuf>,
+    },
+    /// Become another program, in control groups and bound to a parent
+    #[command(hide = true)]
+    Launch {
+        #[arg(long)]
+        cgroup: Vec<PathBuf>,
+        #[arg(long)]
+        parent: Option<i32>,
+        #[arg(last = true)]
+        program: Vec<String>,
+    },
+}
+
+#[derive(Debug, clap::Args)]
+struct Operator {
+    /// The operator's static binary, to be imported as its image
+    #[arg(long = "operator-binary", env = "E2E_OPERATOR_BINARY")]
+    binary: Option<PathBuf>,
+}
+
+fn main() -> ExitCode {
+    progress::start();
+    let result = run(Cli::parse().verb);
+    while launch::is_closed() {
+        // The thread that takes the cluster away ends the process.
+        thread::park();
+    }
+    match result {
+        Ok(code) => code,
+        Err(error) => {
+            say!("{error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(verb: Verb) -> Result<ExitCode> {
+    match verb {
+        Verb::Up { nodes, operator } => up(nodes, operator.binary)?,
+        Verb::Down => {
+            let state = State::open()?;
+            let _lock = state.lock()?;
+            if !teardown::down(&state)? {
+                say!("nothing is up in {}", state.root().display());
+            }
+        }
+        Verb::Kubectl { arguments } => {
+            let cluster = Cluster::running(&State::open()?)?;
+            return exit_code(cluster.kubectl_command()?.args(arguments));
+        }
+        Verb::Shell { node, command } => {
+            let cluster = Cluster::running(&State::open()?)?;
+            let (program, arguments) = command.split_first().map_or(("bash", &[][..]), |(p, a)| (p, a));
+            return exit_code(cluster.node(&node)?.command(program)?.args(arguments));
+        }
+        Verb::Test { filter, operator } => {
+            let state = State::open()?;
+            let _lock = state.lock()?;
+            refuse_or_clean(&state)?;
+            clean_up_when_interrupted(&state)?;
+            suite::run(&Given { state, operator: operator.binary }, &filter)?;
+        }
+        Verb::Hub { state: _, nodes } => hub::serve(nodes)?,
+        Verb::NodeInit { state, name, pause_image, programs } => {
+            let number = network::number(&name).with_context(|| format!("{name} is no node's name"))?;
+            let folder = State::at(&state)?.node(&name);
+            machine::run(&Machine { folder, name, number, pause_image, programs })?;
+        }
+        Verb::Launch { cgroup, parent, program } => launch::become_program(&cgroup, parent, &program)?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn up(nodes: u8, operator: Option<PathBuf>) -> Result<()> {
+    let state = State::open()?;
+    let _lock = state.lock()?;
+    if let Some(found) = alive(&state) {
+        let asked = state.nodes().len() == usize::from(nodes);
+        ensure!(asked, "already up with {found}, not {nodes} nodes; `e2e down` first");
+        say!("already up: {found}");
+        return Ok(());
+    }
+    refuse_or_clean(&state)?;
+    clean_up_when_interrupted(&state)?;
+    let wanted = Wanted { nodes, operator, lifetime: Lifetime::Kept };
+    if let Err(error) = Cluster::up(&state, &wanted) {
+        teardown::down(&state)?;
+        return Err(error);
+    }
+    say!("up: `e2e kubectl get nodes`, `e2e shell n1`, `e2e down`");
+    Ok(())
+}
+
+/// The nodes of a cluster of which every process is there.
+fn alive(state: &State) -> Option<String> {
+    let nodes = state.nodes();
+    let whole =
+        !nodes.is_empty() && state.hub().is_some() && nodes.iter().all(|n| state.node_init(n).is_some());
+    whole.then(|| nodes.join(", "))
+}
+
+/// A whole cluster is somebody's; the rest of one is cleaned away.
+fn refuse_or_clean(state: &State) -> Result<()> {
+    if let Some(found) = alive(state) {
+        bail!("a cluster is up in {} ({found}); `e2e down` first", state.root().display());
+    }
+    if teardown::down(state)? {
+        say!("that was left by an earlier run which did not end in order");
+    }
+    Ok(())
+}
+
+/// Takes the cluster away on Ctrl-C, on SIGTERM and on a panic (which may abort without unwinding).
+fn clean_up_when_interrupted(state: &State) -> Result<()> {
+    let mut signals = Signals::new([SIGINT, SIGTERM]).context("listening for signals")?;
+    let interrupted = state.clone();
+    thread::spawn(move || {
+        if let Some(signal) = signals.forever().next() {
+            launch::close();
+            say!("interrupted: taking the cluster away");
+            if let Err(error) = teardown::down(&interrupted) {
+                say!("{error:#}");
+            }
+            std::process::exit(128 + signal);
+        }
+    });
+    let (usual, panicked) = (std::panic::take_hook(), state.clone());
+    std::panic::set_hook(Box::new(move |info| {
+        usual(info);
+        launch::close();
+        if let Err(error) = teardown::down(&panicked) {
+            say!("{error:#}");
+        }
+    }));
+    Ok(())
+}
+
+fn exit_code(command: &mut std::process::Command) -> Result<ExitCode> {
+    let status = command.status().context("starting the program")?;
+    Ok(ExitCode::from(status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(1)))
+}

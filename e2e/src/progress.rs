@@ -1,0 +1,25 @@
+//! What the test bed says while it works: one line per step on standard error, with the seconds since the start.
+
+use std::fmt::Arguments;
+use std::io::Write;
+use std::sync::OnceLock;
+use std::time::Instant;
+
+static STARTED: OnceLock<Instant> = OnceLock::new();
+
+/// Starts the clock of the progress lines.
+pub(crate) fn start() {
+    STARTED.get_or_init(Instant::now);
+}
+
+/// Writes one progress line. A closed standard error must not end a run, so a failure to write is ignored.
+pub(crate) fn write(message: Arguments<'_>) {
+    let seconds = STARTED.get_or_init(Instant::now).elapsed().as_secs_f64();
+    let _ = writeln!(std::io::stderr(), "[e2e {seconds:6.1} s] {message}");
+}
+
+/// `say!("{node}: kubeadm init")`: one progress line.
+macro_rules! say {
+    ($($arg:tt)*) => { $crate::progress::write(format_args!($($arg)*)) };
+}
+pub(crate) use say;
