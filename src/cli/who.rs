@@ -1,0 +1,350 @@
+//! `who KIND/NAME --log FILE|DIR...`: who made this object, or why the logs cannot tell.
+//!
+//! A thin shell around [`trail::who`](crate::trail::who): words in, logs open, answer printed. What a log says is
+//! printed with control characters escaped, since user agents and names are whatever their senders chose.
+
+use std::fmt::Write as _;
+use std::path::PathBuf;
+
+use anyhow::bail;
+use serde::Serialize;
+
+use super::{FAILED, Format, OK, Streams};
+use crate::trail::question::Question;
+use crate::trail::read::Coverage;
+use crate::trail::source;
+use crate::trail::who::{Answer, Candidate, Link, Search};
+
+/// Says who made an object, from the API servers' audit logs.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Args {
+    /// The object: KIND/NAME or KIND NAME. KIND is what kubectl takes, such as `pod`, `deploy` or
+    /// `certificates.cert-manager.io`.
+    #[arg(required = true, num_args = 1..=2, value_name = "OBJECT")]
+    pub object: Vec<String>,
+    /// The object's namespace, where it has one [default: default].
+    #[arg(short, long)]
+    pub namespace: Option<String>,
+    /// Logs to read: files, folders (live, rotated and compressed logs in them), `-` for standard input. Each
+    /// control-plane node logs the requests it served, so give those of all of them.
+    #[arg(long, num_args = 1.., value_name = "FILE|DIR")]
+    pub log: Vec<PathBuf>,
+    /// How to print the answer.
+    #[arg(short, long, value_enum, default_value_t)]
+    pub output: Format,
+}
+
+/// Answers on `out`: [`OK`]. No answer: [`FAILED`], with the reasons on `err`, or in the JSON on `out`.
+///
+/// # Errors
+/// The object cannot be understood, no log was given, or some cannot be opened.
+pub fn run(args: &Args, streams: &mut Streams<'_>) -> anyhow::Result<u8> {
+    let question = Question::parse(&args.object, args.namespace.as_deref());
+    if args.log.is_empty() {
+        let log = "no log given; add --log with the audit log or its folder (--audit-log-path of kube-apiserver, \
+                   on each control-plane node), or `--log -` to read standard input";
+        match question {
+            Ok(_) => bail!("{log}"),
+            Err(question) => bail!("{question}\n{log}"),
+        }
+    }
+    let (question, logs) = match (question, source::open(&args.log)) {
+        (Ok(question), Ok(logs)) => (question, logs),
+        (Err(question), Err(logs)) => bail!("{question}\n{logs}"),
+        (Err(question), Ok(_)) => return Err(question.into()),
+        (Ok(_), Err(logs)) => return Err(logs.into()),
+    };
+
+    let mut search = Search::new(&question);
+    let mut coverage = Coverage::default();
+    let sieve = |record: &[u8]| question.may_concern(record);
+    for log in logs {
+        log.read(streams.input, sieve, &mut coverage, |entry| search.see(&entry));
+    }
+    let answer = search.answer(&coverage);
+
+    match (args.output, &answer.unknown) {
+        (Format::Json, _) => {
+            let json = serde_json::to_string_pretty(&Report::new(&answer, &coverage))?;
+            writeln!(streams.out, "{json}")?;
+        }
+        (Format::Text, None) => {
+            streams.out.write_all(known(&answer).as_bytes())?;
+        }
+        (Format::Text, Some(_)) => {
+            streams.err.write_all(unknown(&question, &answer).as_bytes())?;
+        }
+    }
+    Ok(if answer.unknown.is_none() { OK } else { FAILED })
+}
+
+/// The JSON answer; stable.
+#[derive(Serialize)]
+struct Report<'a> {
+    known: bool,
+    chain: &'a [Link],
+    unknown: Option<String>,
+    candidates: &'a [Candidate],
+    earlier: usize,
+    notes: &'a [String],
+    damaged: Damaged<'a>,
+}
+
+#[derive(Serialize)]
+struct Damaged<'a> {
+    count: u64,
+    first: Vec<DamagedPlace<'a>>,
+}
+
+#[derive(Serialize)]
+struct DamagedPlace<'a> {
+    source: String,
+    what: &'a str,
+}
+
+impl<'a> Report<'a> {
+    fn new(answer: &'a Answer, coverage: &'a Coverage) -> Self {
+        let first = coverage.damage.iter();
+        let first = first.map(|damage| DamagedPlace { source: damage.place.to_string(), what: &damage.what });
+        Self {
+            known: answer.unknown.is_none(),
+            chain: &answer.chain,
+            unknown: answer.unknown.as_ref().map(|unknown| unknown.reasons.join("; ")),
+            candidates: answer.unknown.as_ref().map_or(&[], |unknown| &unknown.candidates),
+            earlier: answer.earlier,
+            notes: &answer.notes,
+            damaged: Damaged { count: coverage.damaged, first: first.collect() },
+        }
+    }
+}
+
+fn known(answer: &Answer) -> String {
+    let mut text = String::new();
+    for link in &answer.chain {
+        let _ = writeln!(text, "{}", shown(&made(link)));
+        for (name, value) in facts(link) {
+            let _ = writeln!(text, "  {name:<8} {}", shown(&value));
+        }
+    }
+    if answer.earlier > 0 {
+        let _ =
+            writeln!(text, "note: the latest of {} creations of this name in these logs", answer.earlier + 1);
+    }
+    for note in &answer.notes {
+        let _ = writeln!(text, "note: {}", shown(note));
+    }
+    text
+}
+
+fn made(link: &Link) -> String {
+    let object = &link.object;
+    let group = if object.api_group.is_empty() { String::new() } else { format!(".{}", object.api_group) };
+    let namespace =
+        if object.namespace.is_empty() { String::new() } else { format!(" in {}", object.namespace) };
+    let who = link.impersonated_user.as_ref().unwrap_or(&link.user);
+    format!("{}{group} {}{namespace} was created by {who}", object.resource, object.name)
+}
+
+fn facts(link: &Link) -> Vec<(&'static str, String)> {
+    let who = match &link.impersonated_user {
+        Some(user) => format!("{user}, impersonated by {}", link.user),
+        None => link.user.clone(),
+    };
+    let when = match (link.time, link.completed) {
+        (Some(time), Some(completed)) => format!("{time:.6}, answered {completed:.6}"),
+        (Some(time), None) => format!("{time:.6}"),
+        (None, _) => "not told".to_owned(),
+    };
+    let from = match link.source_ips.as_slice() {
+        [] => "not told".to_owned(),
+        [address] => address.clone(),
+        addresses => format!("{} (only the last is not the client's word)", addresses.join(", ")),
+    };
+    let client = if link.user_agent.is_empty() { "not told".to_owned() } else { link.user_agent.clone() };
+    let allowed = link.reason.as_deref().filter(|reason| !reason.is_empty()).unwrap_or("not told");
+    vec![
+        ("who", who),
+        ("when", when),
+        ("from", from),
+        ("client", client),
+        ("how", format!("{}, {}", link.verb, link.code)),
+        ("allowed", allowed.to_owned()),
+        ("event", format!("{} at {}", link.audit_id, link.source)),
+    ]
+}
+
+fn unknown(question: &Question, answer: &Answer) -> String {
+    let mut text = format!("who created {} cannot be known from these logs:\n", shown(&question.to_string()));
+    let Some(unknown) = &answer.unknown else { return text };
+    for reason in &unknown.reasons {
+        let _ = writeln!(text, "  - {}", shown(reason));
+    }
+    for candidate in &unknown.candidates {
+        let _ = writeln!(text, "candidate: {}; {}", shown(&candidate.link.to_string()), candidate.why);
+    }
+    text
+}
+
+/// Text from a log, without the control characters that could rewrite a terminal.
+fn shown(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    for char in text.chars() {
+        // Besides the controls: the marks that turn the direction of writing.
+        if char.is_control()
+            || matches!(char, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+        {
+            shown.extend(char.escape_default());
+        } else {
+            shown.push(char);
+        }
+    }
+    shown
+}
+
+#[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "writes the logs it reads")]
+mod tests {
+    use std::fs;
+    use std::io::Write as _;
+    use std::path::Path;
+
+    use clap::Parser;
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Cli {
+        #[command(flatten)]
+        who: Args,
+    }
+
+    struct Said {
+        code: u8,
+        out: String,
+        err: String,
+    }
+
+    fn run_with(input: &[u8], words: &[&str]) -> anyhow::Result<Said> {
+        let args = Cli::try_parse_from(std::iter::once(&"who").chain(words))?.who;
+        let (mut input, mut out, mut err) = (input, Vec::new(), Vec::new());
+        let mut streams = Streams { input: &mut input, out: &mut out, err: &mut err, color: false };
+        let code = run(&args, &mut streams)?;
+        Ok(Said { code, out: String::from_utf8(out)?, err: String::from_utf8(err)? })
+    }
+
+    fn data(log: &str) -> String {
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/trail").join(log).display().to_string()
+    }
+
+    #[test]
+    fn the_suspicious_pod_is_answered_for_people() {
+        let said =
+            run_with(b"", &["pod/my-suspicious-pod", "--log", &data("node-b"), &data("node-a")]).unwrap();
+        let at = data("node-a/audit-2026-03-04T10-21-00.000.log:4");
+        let expected = format!(
+            "pods my-suspicious-pod in default was created by foobar\n  \
+               who      foobar, impersonated by kubernetes-admin\n  \
+               when     2026-03-04T10:20:30.123400Z, answered 2026-03-04T10:20:30.151000Z\n  \
+               from     192.168.56.1\n  \
+               client   kubectl/v1.33.2 (linux/amd64) kubernetes/a57b6f7\n  \
+               how      create, 201\n  \
+               allowed  RBAC: allowed by RoleBinding \"foobar-admin/default\" of ClusterRole \"admin\" to User \"foobar\"\n  \
+               event    3f1c7a52-6c0e-4a0b-9a6e-5a7f3e1d2c4b at {at}\n"
+        );
+        assert_eq!((said.code, said.out.as_str(), said.err.as_str()), (OK, expected.as_str(), ""));
+    }
+
+    #[test]
+    fn the_suspicious_pod_is_answered_for_programs() {
+        let words = ["pod", "my-suspicious-pod", "-n", "default", "-o", "json", "--log", &data("node-a")];
+        let said = run_with(b"", &words).unwrap();
+        let report: Value = serde_json::from_str(&said.out).unwrap();
+        assert_eq!(said.code, OK);
+        assert_eq!(
+            (&report["known"], &report["unknown"], &report["earlier"]),
+            (&json!(true), &json!(null), &json!(0))
+        );
+        assert_eq!(report["damaged"], json!({"count": 0, "first": []}));
+        assert_eq!(report["chain"].as_array().unwrap().len(), 1);
+        let link = &report["chain"][0];
+        assert_eq!(link["user"], "kubernetes-admin");
+        assert_eq!(link["impersonatedUser"], "foobar");
+        assert_eq!(link["time"], "2026-03-04T10:20:30.123400Z");
+        assert_eq!(link["sourceIPs"], json!(["192.168.56.1"]));
+        assert_eq!(link["auditID"], "3f1c7a52-6c0e-4a0b-9a6e-5a7f3e1d2c4b");
+        assert_eq!(link["source"], data("node-a/audit-2026-03-04T10-21-00.000.log:4"));
+    }
+
+    #[test]
+    fn no_answer_is_a_failure_with_its_reasons() {
+        let live = data("node-a/audit.log");
+        let said = run_with(b"", &["pod/my-suspicious-pod", "--log", &live]).unwrap();
+        assert_eq!((said.code, said.out.as_str()), (FAILED, ""));
+        assert!(
+            said.err.starts_with("who created pods `my-suspicious-pod` in `default` cannot be known from these logs:\n  - 2 events are about"),
+            "{}",
+            said.err
+        );
+
+        let said = run_with(b"", &["pod/my-suspicious-pod", "-o", "json", "--log", &live]).unwrap();
+        let report: Value = serde_json::from_str(&said.out).unwrap();
+        assert_eq!((said.code, &report["known"], &report["chain"]), (FAILED, &json!(false), &json!([])));
+        assert!(report["unknown"].as_str().unwrap().contains("2026-03-04T10:24:00.003000Z"), "{report}");
+    }
+
+    #[test]
+    fn rotated_packed_indented_and_damaged_logs_give_the_answer() {
+        let dir = tempfile::tempdir().unwrap();
+        let lines = fs::read_to_string(data("node-a/audit-2026-03-04T10-21-00.000.log")).unwrap();
+        let events: Vec<Value> = lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        let list = json!({"kind": "EventList", "apiVersion": "audit.k8s.io/v1", "items": events});
+        let packed = dir.path().join("audit-2026-03-04T10-21-00.000.log.gz");
+        let mut packed =
+            flate2::write::GzEncoder::new(fs::File::create(packed).unwrap(), flate2::Compression::fast());
+        packed.write_all(serde_json::to_string_pretty(&list).unwrap().as_bytes()).unwrap();
+        packed.finish().unwrap();
+        let live = fs::read_to_string(data("node-a/audit.log")).unwrap();
+        fs::write(dir.path().join("audit.log"), format!("{}\n{live}", &lines[..100])).unwrap();
+
+        let words = ["pod/my-suspicious-pod", "-o", "json", "--log", &dir.path().display().to_string()];
+        let report: Value = serde_json::from_str(&run_with(b"", &words).unwrap().out).unwrap();
+
+        assert_eq!(report["chain"][0]["auditID"], "3f1c7a52-6c0e-4a0b-9a6e-5a7f3e1d2c4b");
+        let source = report["chain"][0]["source"].as_str().unwrap();
+        assert!(source.contains("audit-2026-03-04T10-21-00.000.log.gz:"), "{source}");
+        assert_eq!(report["damaged"]["count"], 1);
+        let damaged = report["damaged"]["first"][0]["source"].as_str().unwrap();
+        assert!(damaged.ends_with("/audit.log:1"), "{damaged}");
+        assert!(report["notes"][0].as_str().unwrap().contains("1 damaged place"), "{report}");
+    }
+
+    #[test]
+    fn standard_input_is_a_log() {
+        let log = fs::read(data("node-b/audit.log")).unwrap();
+        let said = run_with(&log, &["po/my-suspicious-pod", "-n", "prod", "--log", "-"]).unwrap();
+        assert_eq!(said.code, OK);
+        assert!(said.out.contains(" created by jane\n") && said.out.ends_with(" at -:1\n"), "{}", said.out);
+    }
+
+    #[test]
+    fn mistakes_are_told_together() {
+        let error = |words: &[&str]| run_with(b"", words).map(|said| said.code).unwrap_err().to_string();
+        let said = error(&["pod"]);
+        assert!(said.contains("`pod` names no object") && said.contains("add --log"), "{said}");
+        let said = error(&["pod/a/b", "--log", "no-such-log", "nor-this"]);
+        assert!(
+            said.contains("`pod/a/b`") && said.contains("`no-such-log`") && said.contains("`nor-this`"),
+            "{said}"
+        );
+    }
+
+    #[test]
+    fn a_log_cannot_write_to_the_terminal() {
+        let log = fs::read_to_string(data("node-b/audit.log"))
+            .unwrap()
+            .replace("kubectl/v1", r"\u001b[2Jkubectl\u202e/v1");
+        let said = run_with(log.as_bytes(), &["po/my-suspicious-pod", "-n", "prod", "--log", "-"]).unwrap();
+        assert!(said.out.contains(r"\u{1b}[2Jkubectl\u{202e}/v1"), "{}", said.out);
+    }
+}

@@ -1,0 +1,337 @@
+//! Opening the logs an administrator names: the trail's only contact with the disk.
+//!
+//! The API server keeps writing, renaming and compressing while we read. So every file is opened before the first
+//! is read, the live one before its folder is listed: a rotation in between then shows as a second name of a file
+//! already open, and is left out, instead of as a hole. Files are read by blocks and never mapped, because a
+//! mapped file that shrinks kills the reader.
+#![expect(clippy::disallowed_methods, reason = "the trail's edge: opens files and lists folders")]
+
+use std::collections::{BTreeSet, HashSet};
+use std::fs::{self, File};
+use std::io::{self, BufRead, BufReader};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use super::read::{self, Coverage, Entry};
+
+/// A log that is open and can be read from its beginning.
+#[derive(Debug)]
+pub struct Log {
+    name: String,
+    /// `None` is standard input.
+    file: Option<File>,
+}
+
+/// Everything that was named and cannot be read.
+#[derive(Debug, thiserror::Error)]
+#[error("not every log given can be read:{}", .0.iter().map(|refusal| format!("\n  {refusal}")).collect::<String>())]
+pub struct Unreadable(Vec<Refusal>);
+
+/// One path that cannot be read.
+#[derive(Debug, thiserror::Error)]
+enum Refusal {
+    #[error("`{}`: {error}; {}", path.display(), what_to_do(error))]
+    Io { path: PathBuf, error: io::Error },
+    #[error("`{}`: a folder without a log in it; name the folder of --audit-log-path, or the file itself", .0.display())]
+    NoLog(PathBuf),
+}
+
+fn what_to_do(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::NotFound => {
+            "the log is on the control-plane nodes, at the --audit-log-path of their kube-apiserver"
+        }
+        io::ErrorKind::PermissionDenied => "audit logs are for root only: run this with sudo",
+        _ => "check the disk, or leave this one out",
+    }
+}
+
+/// Opens files, folders (the logs in them: `*.log`, and what lumberjack has rotated) and `-` for standard input.
+/// A file reached by two names is read once.
+///
+/// # Errors
+/// All paths that cannot be read, each with what to do about it.
+pub fn open(paths: &[PathBuf]) -> Result<Vec<Log>, Unreadable> {
+    let mut opening = Opening::default();
+    for path in paths {
+        let opened = match path {
+            path if path == Path::new("-") => {
+                opening.standard_input();
+                Ok(())
+            }
+            path if path.is_dir() => opening.folder(path),
+            path => opening.file(path),
+        };
+        if let Err(error) = opened {
+            opening.refusals.push(Refusal::Io { path: path.clone(), error });
+        }
+    }
+    if opening.refusals.is_empty() { Ok(opening.logs) } else { Err(Unreadable(opening.refusals)) }
+}
+
+impl Log {
+    /// Reads the log to its end; see [`read::read`].
+    pub fn read(
+        self,
+        standard_input: &mut dyn BufRead,
+        sieve: impl Fn(&[u8]) -> bool,
+        coverage: &mut Coverage,
+        each: impl FnMut(Entry),
+    ) {
+        match self.file {
+            Some(file) => read::read(&self.name, BufReader::new(file), sieve, coverage, each),
+            None => read::read(&self.name, standard_input, sieve, coverage, each),
+        }
+    }
+
+    /// What places in this log are called.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+}
+
+#[derive(Default)]
+struct Opening {
+    logs: Vec<Log>,
+    /// Device and inode of every file in `logs`.
+    seen: HashSet<(u64, u64)>,
+    refusals: Vec<Refusal>,
+}
+
+impl Opening {
+    fn standard_input(&mut self) {
+        if self.logs.iter().all(|log| log.file.is_some()) {
+            self.logs.push(Log { name: "-".to_owned(), file: None });
+        }
+    }
+
+    fn file(&mut self, path: &Path) -> io::Result<()> {
+        let file = File::open(path)?;
+        let metadata = file.metadata()?;
+        if self.seen.insert((metadata.dev(), metadata.ino())) {
+            self.logs.push(Log { name: path.display().to_string(), file: Some(file) });
+        }
+        Ok(())
+    }
+
+    fn folder(&mut self, folder: &Path) -> io::Result<()> {
+        let live_at = self.logs.len();
+        for name in in_order(names(folder)?).iter().filter(|name| name.is_live()) {
+            self.file_in(folder, name);
+        }
+        let live = self.logs.split_off(live_at);
+        let rotated_by_now = in_order(names(folder)?);
+        if rotated_by_now.is_empty() {
+            self.refusals.push(Refusal::NoLog(folder.to_owned()));
+        }
+        for name in &rotated_by_now {
+            self.file_in(folder, name);
+        }
+        self.logs.extend(live);
+        Ok(())
+    }
+
+    fn file_in(&mut self, folder: &Path, name: &Name) {
+        let path = folder.join(&name.file);
+        let gone = |error: &io::Error| error.kind() == io::ErrorKind::NotFound;
+        let opened = match self.file(&path) {
+            // Listed a moment ago: the server has compressed it since, or pruned it.
+            Err(error) if gone(&error) && !name.packed => {
+                self.file(&folder.join(format!("{}.gz", name.file)))
+            }
+            opened => opened,
+        };
+        if let Err(error) = opened
+            && !gone(&error)
+        {
+            self.refusals.push(Refusal::Io { path, error });
+        }
+    }
+}
+
+/// The regular files in a folder.
+fn names(folder: &Path) -> io::Result<Vec<String>> {
+    let mut names = Vec::new();
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        if let Ok(name) = entry.file_name().into_string()
+            && entry.path().is_file()
+        {
+            names.push(name);
+        }
+    }
+    Ok(names)
+}
+
+/// A log file's name, as lumberjack makes it when the API server rotates: `audit.log` becomes
+/// `audit-2026-01-02T03-04-05.678.log` and, compressed, `audit-2026-01-02T03-04-05.678.log.gz`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Name {
+    /// The live file's name.
+    base: String,
+    /// Whether the server still writes to it, as far as the name tells; after the rotated ones.
+    current: bool,
+    /// When it was rotated, in UTC; sorts as text.
+    stamp: String,
+    packed: bool,
+    file: String,
+}
+
+impl Name {
+    fn parse(file: &str) -> Self {
+        let plain = file.strip_suffix(".gz").unwrap_or(file);
+        let (stem, extension) = match plain.rfind('.') {
+            // A path without an extension is rotated to a name that ends with the stamp.
+            Some(dot) if !is_stamped(plain) => plain.split_at(dot),
+            _ => (plain, ""),
+        };
+        let (base, stamp) = match is_stamped(stem) {
+            true => stem.split_at(stem.len() - STAMP.len()),
+            false => (stem, ""),
+        };
+        Self {
+            base: format!("{base}{extension}"),
+            current: stamp.is_empty(),
+            stamp: stamp.to_owned(),
+            packed: plain.len() < file.len(),
+            file: file.to_owned(),
+        }
+    }
+
+    fn is_live(&self) -> bool {
+        self.current && !self.packed
+    }
+}
+
+const STAMP: &str = "-0000-00-00T00-00-00.000";
+
+fn is_stamped(stem: &str) -> bool {
+    let fits = |(byte, model): (&u8, u8)| if model == b'0' { byte.is_ascii_digit() } else { *byte == model };
+    stem.len() > STAMP.len()
+        && stem.as_bytes()[stem.len() - STAMP.len()..].iter().zip(STAMP.bytes()).all(fits)
+}
+
+/// The logs among the files of a folder, each log's rotated files oldest first and then its live one: what is
+/// named `*.log`, what lumberjack has rotated, and the live file that belongs to it. Of a rotated file and its
+/// compressed copy, which an interrupted compression leaves side by side, the plain one is whole.
+fn in_order(files: Vec<String>) -> Vec<Name> {
+    let mut names: Vec<Name> = files.iter().map(|file| Name::parse(file)).collect();
+    let rotated: BTreeSet<String> =
+        names.iter().filter(|name| !name.current).map(|name| name.base.clone()).collect();
+    names.retain(|name| name.base.ends_with(".log") || rotated.contains(&name.base));
+    names.sort();
+    names.dedup_by(|second, first| {
+        !first.current && (&second.base, &second.stamp) == (&first.base, &first.stamp)
+    });
+    names
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check_order(files: &[&str], expected: &[&str]) {
+        let names = in_order(files.iter().map(|&file| file.to_owned()).collect());
+        let files: Vec<&str> = names.iter().map(|name| name.file.as_str()).collect();
+        assert_eq!(files, expected);
+    }
+
+    #[test]
+    fn rotated_files_come_oldest_first_and_the_live_one_last() {
+        check_order(
+            &[
+                "audit.log",
+                "audit-2026-01-02T03-04-05.678.log",
+                "audit-2025-12-31T23-59-59.999.log.gz",
+                "audit-2026-01-02T03-04-05.079.log.gz",
+            ],
+            &[
+                "audit-2025-12-31T23-59-59.999.log.gz",
+                "audit-2026-01-02T03-04-05.079.log.gz",
+                "audit-2026-01-02T03-04-05.678.log",
+                "audit.log",
+            ],
+        );
+    }
+
+    #[test]
+    fn an_interrupted_compression_is_read_once() {
+        check_order(
+            &["audit-2026-01-02T03-04-05.678.log.gz", "audit-2026-01-02T03-04-05.678.log"],
+            &["audit-2026-01-02T03-04-05.678.log"],
+        );
+    }
+
+    #[test]
+    fn logs_of_other_names_are_found_by_their_rotated_files() {
+        check_order(
+            &["audit", "audit-2026-01-02T03-04-05.678", "notes.txt", "audit-2026-01-02.txt"],
+            &["audit-2026-01-02T03-04-05.678", "audit"],
+        );
+        check_order(
+            &["kube.json", "kube-2026-01-02T03-04-05.678.json.gz", "other.json"],
+            &["kube-2026-01-02T03-04-05.678.json.gz", "kube.json"],
+        );
+        check_order(
+            &["b.log", "a.log", "a-2026-01-02T03-04-05.678.log", "-2026-01-02T03-04-05.678"],
+            &["a-2026-01-02T03-04-05.678.log", "a.log", "b.log"],
+        );
+    }
+
+    #[test]
+    fn a_folder_is_read_once_however_often_it_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let rotated = dir.path().join("audit-2026-01-02T03-04-05.678.log");
+        fs::write(&rotated, "").unwrap();
+        fs::write(dir.path().join("audit.log"), "").unwrap();
+        std::os::unix::fs::symlink(&rotated, dir.path().join("latest.log")).unwrap();
+        fs::create_dir(dir.path().join("folder.log")).unwrap();
+
+        let dash = PathBuf::from("-");
+        let logs =
+            open(&[dash.clone(), dir.path().to_owned(), rotated, dash, dir.path().to_owned()]).unwrap();
+
+        let names: Vec<&str> =
+            logs.iter().map(|log| log.name().rsplit('/').next().expect("one part at least")).collect();
+        assert_eq!(names.len(), 3, "{names:?}");
+        assert!(names.contains(&"-") && names.contains(&"audit.log"), "{names:?}");
+    }
+
+    #[test]
+    fn what_is_rotated_away_while_we_look_is_found_packed_or_let_go() {
+        let dir = tempfile::tempdir().unwrap();
+        let (packed, gone) = ("audit-2026-01-02T03-04-05.678.log", "audit-2026-01-01T03-04-05.678.log");
+        fs::write(dir.path().join(format!("{packed}.gz")), "").unwrap();
+        let mut opening = Opening::default();
+        for listed in [packed, gone, &format!("{gone}.gz"), "audit.log"] {
+            opening.file_in(dir.path(), &Name::parse(listed));
+        }
+        assert_eq!((opening.logs.len(), opening.refusals.len()), (1, 0));
+    }
+
+    #[test]
+    fn a_folder_is_read_from_its_oldest_file_to_its_live_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let files = ["audit-2026-01-01T03-04-05.678.log", "audit-2026-01-02T03-04-05.678.log", "audit.log"];
+        for file in files {
+            fs::write(dir.path().join(file), "").unwrap();
+        }
+        let logs = open(&[dir.path().to_owned()]).unwrap();
+        let expected = files.map(|file| dir.path().join(file).display().to_string());
+        assert!(logs.iter().map(Log::name).eq(expected.iter().map(String::as_str)), "{logs:?}");
+    }
+
+    #[test]
+    fn all_that_cannot_be_read_is_said_at_once() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("notes.txt"), "").unwrap();
+        let missing = dir.path().join("missing.log");
+
+        let error = open(&[missing.clone(), dir.path().to_owned()]).unwrap_err().to_string();
+
+        assert!(error.contains(&format!("`{}`: ", missing.display())), "{error}");
+        assert!(error.contains("--audit-log-path"), "{error}");
+        assert!(error.contains("a folder without a log in it"), "{error}");
+    }
+}
