@@ -1,0 +1,84 @@
+//! The order: everything one install needs, in one file on the node, so that it can be carried out with no API server.
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::manifest;
+
+/// Format of the file; a reader refuses one it does not know.
+pub const VERSION: u32 = 1;
+
+/// Where order, journal, backups and last known good lie on a node; never in the manifests folder, whose every file the
+/// kubelet runs.
+pub const STATE_FOLDER: &str = "/var/lib/audit-operator";
+
+/// One install to carry out.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Order {
+    /// Format, [`VERSION`].
+    pub version: u32,
+    /// Identity: the time it was given and the first digits of `to`.
+    pub id: String,
+    /// When it was given.
+    pub created: Timestamp,
+    /// The revision it brings, `None` when it takes our settings out.
+    pub revision: Option<String>,
+    /// The manifest's path on the node.
+    pub manifest: String,
+    /// Digest of the manifest that must be there before.
+    pub from: String,
+    /// Digest of `target`; equal to `from` when only files are missing.
+    pub to: String,
+    /// The manifest to write, whole.
+    pub target: String,
+    /// The manifest from before our first settings, whole: what taking them out brings back byte for byte.
+    pub original: Option<String>,
+    /// Folders of logs to make, 0700, where they lie on something that can be written to; the kubelet makes the others when
+    /// it starts the Pod, 0755.
+    #[serde(default)]
+    pub log_folders: Vec<String>,
+    /// Files to write before the manifest.
+    pub files: Vec<OrderedFile>,
+    /// Backups of the manifest that are kept on the node, newest first.
+    pub keep_backups: u32,
+    /// Seconds the new manifest has until it is healthy, and then again the old one when it is put back.
+    pub health_timeout_seconds: u32,
+}
+
+/// A file an install writes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct OrderedFile {
+    /// Its path on the node.
+    pub path: String,
+    /// What shall be in it.
+    pub content: String,
+    /// What was in it before, when the path is a fixed one and so is written over; put back with the manifest.
+    pub previous: Option<String>,
+}
+
+impl OrderedFile {
+    /// Digest of the content.
+    pub fn digest(&self) -> String {
+        manifest::digest(self.content.as_bytes())
+    }
+}
+
+impl Order {
+    /// The identity of an order given at `created` for a manifest with digest `to`.
+    pub fn id(created: Timestamp, to: &str) -> String {
+        let digits = to.strip_prefix("sha256:").unwrap_or(to);
+        format!("{}-{}", created.strftime("%Y%m%dT%H%M%SZ"), &digits[..digits.len().min(8)])
+    }
+
+    /// Where the manifest from before is kept on the node.
+    pub fn backup(&self) -> String {
+        format!("{STATE_FOLDER}/backups/kube-apiserver-{}.yaml", self.id)
+    }
+
+    /// Whether it changes files only and leaves the manifest as it is.
+    pub fn only_files(&self) -> bool {
+        self.from == self.to
+    }
+}
