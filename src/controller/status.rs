@@ -1,0 +1,154 @@
+//! The status of an AuditConfiguration, from its nodes' statuses. Pure.
+
+use jiff::Timestamp;
+
+use crate::api::AuditNode;
+use crate::api::configuration::{AuditConfigurationStatus, NodeCounts};
+use crate::condition::{self, Reason, Type};
+use crate::rollout::WaitingOn;
+
+use super::decide::{Invalid, Judged};
+
+/// Reasons of an AuditNode's Ready condition that mean "a person has to look".
+const BROKEN: &[Reason] = &[
+    Reason::BundleUnreadable,
+    Reason::ManifestUnreadable,
+    Reason::ManifestRefused,
+    Reason::PolicyRefused,
+    Reason::PreflightFailed,
+    Reason::InstallRefused,
+    Reason::RolledBack,
+    Reason::InstallFailed,
+];
+
+/// The status of one judged configuration whose nodes are `nodes`.
+pub(super) fn of(
+    judged: &Judged<'_>,
+    nodes: &[(&str, Option<&AuditNode>)],
+    waiting_on: Option<&WaitingOn>,
+    now: Timestamp,
+) -> AuditConfigurationStatus {
+    let old = judged.configuration.status.clone().unwrap_or_default();
+    let revision = match &judged.rendered {
+        Ok(rendered) => Some(rendered.revision().to_owned()),
+        Err(_) => old.revision.clone(),
+    };
+    let broken: Vec<_> = nodes.iter().filter_map(|(name, node)| broken(name, *node)).collect();
+    let updated =
+        |node: &AuditNode| node.status.as_ref().is_some_and(|s| revision.is_some() && s.revision == revision);
+    let is_ready = |node: &AuditNode| updated(node) && is_ready(node);
+    let count = |test: &dyn Fn(&AuditNode) -> bool| {
+        nodes.iter().filter(|(_, node)| node.is_some_and(test)).count() as u32
+    };
+    let counts = NodeCounts {
+        total: nodes.len() as u32,
+        updated: count(&updated),
+        ready: count(&is_ready),
+        failed: broken.len() as u32,
+    };
+    let silent: Vec<&str> = nodes
+        .iter()
+        .filter(|(_, node)| node.is_none_or(|n| n.status.is_none()))
+        .map(|(name, _)| *name)
+        .collect();
+    let verdict = verdict(judged, &counts, &broken, &silent, waiting_on);
+    let generation = judged.configuration.metadata.generation;
+    let mut conditions = old.conditions;
+    let (ready, progressing, degraded) = (verdict.ready, verdict.progressing, verdict.degraded);
+    condition::set(&mut conditions, Type::Ready, ready.0, ready.1, ready.2, generation, now);
+    condition::set(
+        &mut conditions,
+        Type::Progressing,
+        progressing.0,
+        progressing.1,
+        progressing.2,
+        generation,
+        now,
+    );
+    condition::set(&mut conditions, Type::Degraded, degraded.0, degraded.1, degraded.2, generation, now);
+    AuditConfigurationStatus {
+        observed_generation: generation,
+        revision,
+        waiting_on: waiting_on.filter(|_| counts.ready < counts.total).map(ToString::to_string),
+        nodes: Some(counts),
+        conditions,
+    }
+}
+
+struct Verdict {
+    ready: (bool, Reason, String),
+    progressing: (bool, Reason, String),
+    degraded: (bool, Reason, String),
+}
+
+fn verdict(
+    judged: &Judged<'_>,
+    counts: &NodeCounts,
+    broken: &[String],
+    silent: &[&str],
+    waiting_on: Option<&WaitingOn>,
+) -> Verdict {
+    let stopped = |reason: Reason, message: String| Verdict {
+        ready: (false, reason, message.clone()),
+        progressing: (false, Reason::Idle, String::new()),
+        degraded: (true, reason, message),
+    };
+    if let Err(Invalid { reason, message }) = &judged.rendered {
+        return stopped(*reason, message.clone());
+    }
+    let conflict = conflict_message(&judged.conflicts);
+    if counts.total == 0 {
+        return match conflict {
+            Some(message) => stopped(Reason::Conflict, message),
+            None => stopped(Reason::NoNodes, "no node matches `spec.nodeSelector`".to_owned()),
+        };
+    }
+    let degraded = match conflict {
+        _ if !broken.is_empty() => (true, Reason::NodeFailed, broken.join("\n")),
+        Some(message) => (true, Reason::Conflict, message),
+        None => (false, Reason::AsExpected, String::new()),
+    };
+    let progress = format!("{} of {} nodes run the revision and are healthy", counts.ready, counts.total);
+    let (ready, progressing) = if counts.ready == counts.total {
+        ((true, Reason::AllNodesReady, progress), (false, Reason::Idle, String::new()))
+    } else if !broken.is_empty() {
+        ((false, Reason::NodeFailed, broken.join("\n")), (false, Reason::NodeFailed, progress))
+    } else if judged.configuration.spec.rollout.paused {
+        ((false, Reason::Paused, progress.clone()), (false, Reason::Paused, progress))
+    } else if let Some(node) = silent.first() {
+        let message =
+            format!("{progress}; node `{node}` has no agent that reports (of {} such)", silent.len());
+        ((false, Reason::WaitingForAgent, message.clone()), (true, Reason::WaitingForAgent, message))
+    } else {
+        let waits = waiting_on.map(|w| format!("; {w}")).unwrap_or_default();
+        let message = format!("{progress}{waits}");
+        ((false, Reason::RollingOut, message.clone()), (true, Reason::RollingOut, message))
+    };
+    Verdict { ready, progressing, degraded }
+}
+
+fn conflict_message(conflicts: &[(String, String)]) -> Option<String> {
+    if conflicts.is_empty() {
+        return None;
+    }
+    let nodes =
+        conflicts.iter().map(|(node, owner)| format!("`{node}` belongs to AuditConfiguration `{owner}`"));
+    Some(format!(
+        "an older AuditConfiguration has nodes that this one selects too: {}; change one `spec.nodeSelector`",
+        nodes.collect::<Vec<_>>().join(", ")
+    ))
+}
+
+fn is_ready(node: &AuditNode) -> bool {
+    node.status
+        .as_ref()
+        .and_then(|s| condition::get(&s.conditions, Type::Ready))
+        .is_some_and(|c| c.status == "True")
+}
+
+/// What is wrong with a node that a person has to look at, if so.
+fn broken(name: &str, node: Option<&AuditNode>) -> Option<String> {
+    let ready = condition::get(&node?.status.as_ref()?.conditions, Type::Ready)?;
+    let broken = ready.status != "True" && BROKEN.iter().any(|reason| reason.as_str() == ready.reason);
+    broken.then(|| format!("node `{name}`: {}: {}", ready.reason, ready.message))
+}
