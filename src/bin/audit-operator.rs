@@ -1,0 +1,124 @@
+//! `audit-operator`: controller, agent, and the same engine by hand. Parse, set up tracing, call, exit.
+
+#![expect(clippy::disallowed_methods, reason = "the edge of the process")]
+
+use std::process::ExitCode;
+
+use anyhow::Context;
+use audit_operator::cli::{self, generate, node};
+use audit_operator::host::{self, Host};
+use audit_operator::{agent, controller, installer};
+use kube::Client;
+use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::EnvFilter;
+
+/// Kubernetes audit logging on kubeadm clusters as one object in Git.
+///
+/// Exit codes: 0 done; 1 an error, a refusal or bad usage; 2 only from `node plan`: there is a change.
+#[derive(clap::Parser)]
+#[command(version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+    /// How to write log lines to standard error; RUST_LOG chooses which.
+    #[arg(long, global = true, value_enum, default_value = "text")]
+    log_format: LogFormat,
+}
+
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum LogFormat {
+    Text,
+    Json,
+}
+
+#[derive(clap::Subcommand)]
+enum Command {
+    /// Reconcile AuditConfigurations: render revisions, permit one node's plan at a time.
+    Controller {
+        /// Namespace of the operator; the rendered revisions are kept in it.
+        #[arg(long, value_name = "NAMESPACE")]
+        namespace: String,
+        /// A further namespace whose ConfigMaps may hold policies; may be given several times.
+        #[arg(long = "config-map-namespace", value_name = "NAMESPACE")]
+        config_map_namespaces: Vec<String>,
+    },
+    /// Look after this control-plane node: plan, report, and carry out what is permitted.
+    Agent {
+        /// Name of this node in Kubernetes.
+        #[arg(long, value_name = "NAME")]
+        node_name: String,
+        /// Namespace of the operator.
+        #[arg(long, value_name = "NAMESPACE")]
+        namespace: String,
+        /// Where the node's folders are mounted.
+        #[arg(long, value_name = "DIR", default_value = "/")]
+        root: String,
+        /// The manifest, below the root.
+        #[arg(long, value_name = "PATH", default_value = host::MANIFEST)]
+        manifest: String,
+    },
+    /// The same engine without a cluster: for image builds, the first control-plane node, and break-glass.
+    #[command(subcommand)]
+    Node(node::Verb),
+    /// Write the files that follow from the types.
+    #[command(subcommand)]
+    Generate(generate::What),
+}
+
+fn main() -> ExitCode {
+    let cli: Cli = cli::parse();
+    // Verbs for people speak through their output; the log is for when something is wrong.
+    let level = match cli.command {
+        Command::Controller { .. } | Command::Agent { .. } => "info",
+        Command::Node(_) | Command::Generate(_) => "error",
+    };
+    let filter = std::env::var("RUST_LOG").unwrap_or_else(|_| level.to_owned());
+    // The client logs every failed request as an error of its own; we say it once, with what it was for.
+    let filter = if filter.contains("kube_client") { filter } else { format!("{filter},kube_client=off") };
+    let filter = EnvFilter::builder().parse_lossy(filter);
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match cli.log_format {
+        LogFormat::Text => log.init(),
+        LogFormat::Json => log.json().init(),
+    }
+    // One thread: both loops wait nearly all the time, and a node's memory is not ours to spend.
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return cli::main(|_| Err(error).context("cannot start")),
+    };
+    cli::main(|streams| match cli.command {
+        Command::Controller { namespace, config_map_namespaces } => runtime.block_on(async {
+            let options = controller::Options { namespace, config_map_namespaces };
+            controller::run(client().await?, options, shutdown()?).await?;
+            Ok(cli::OK)
+        }),
+        Command::Agent { node_name, namespace, root, manifest } => runtime.block_on(async {
+            let host = Host::new(root, manifest, Some(node_name.clone()));
+            let options = agent::Options { node_name, namespace };
+            tokio::select! {
+                result = agent::run(client().await?, host.clone(), options, shutdown()?) => result?,
+                () = installer::serve(&host) => {}
+            }
+            Ok(cli::OK)
+        }),
+        Command::Node(verb) => runtime.block_on(node::run(&verb, streams)),
+        Command::Generate(what) => generate::run(&what, streams),
+    })
+}
+
+async fn client() -> anyhow::Result<Client> {
+    Client::try_default()
+        .await
+        .context("no way to an API server: neither a Pod's service account nor a kubeconfig")
+}
+
+/// Ends at SIGTERM (from the kubelet) or SIGINT (from a terminal).
+fn shutdown() -> anyhow::Result<impl Future<Output = ()>> {
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    })
+}
