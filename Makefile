@@ -1,0 +1,96 @@
+# Everything a developer or CI runs, by one name each; `make` lists them. Only `e2e`, `demo` and `down` need root.
+.DEFAULT_GOAL := help
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+MAKEFLAGS += --no-print-directory
+
+# What the build needs beside the repository: tools, the test bed's programs. Each folder's name holds its version, so
+# that a second run, and a second checkout, find it.
+CACHE := $(or $(AUDIT_OPERATOR_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/audit-operator)
+# CI starts with a fresh checkout; its build goes where the last one's is.
+ifeq ($(CI),true)
+export CARGO_TARGET_DIR ?= $(CACHE)/target
+endif
+
+CARGO_DENY_VERSION := 0.20.2
+CARGO_DENY := $(CACHE)/tools/cargo-deny-$(CARGO_DENY_VERSION)/bin/cargo-deny
+export HELM := $(shell e2e/k8s/build --where | sed -n 's/^helm=//p')/helm
+# The target folder of .ci/static.
+STATIC := $(abspath $(or $(CARGO_TARGET_DIR),target))/x86_64-unknown-linux-musl/release
+IMAGE ?= audit-operator:$(shell sed -n '0,/^version = "\(.*\)"/s//\1/p' Cargo.toml)
+
+say = @printf '\033[2m[make]\033[0m %s\n' '$(1)'
+
+.PHONY: help build static image test lint fmt clippy unit deny chart generate check-generated bench k8s e2e demo down
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "%-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+build: ## Build both programs
+	$(call say,building)
+	@cargo build --locked
+
+static: ## Build both programs as static release binaries
+	@.ci/static
+
+image: static ## Make the container image $IMAGE with docker, podman or buildah
+	@.ci/image '$(IMAGE)' '$(STATIC)/audit-operator'
+
+test: lint unit check-generated ## Everything that needs no root
+
+lint: fmt clippy deny chart ## Formatting, clippy, licences and sources, the chart
+
+fmt:
+	$(call say,formatting)
+	@cargo fmt --all --check
+
+clippy:
+	$(call say,clippy: every target; warnings are errors)
+	@cargo clippy --locked --workspace --all-targets -- -D warnings
+
+unit:
+	$(call say,tests of the library and of the repository)
+	@cargo test --locked
+
+deny: $(CARGO_DENY)
+	$(call say,licences and banned crates and sources of the dependencies)
+	@$(CARGO_DENY) --log-level error --locked check licenses bans sources
+
+chart: $(HELM)
+	$(call say,linting the chart)
+	@$(HELM) lint --strict --quiet charts/audit-operator
+
+generate: $(HELM) ## Write what is generated: CRDs and the rendered chart
+	$(call say,writing the CRDs and the rendered chart)
+	@.ci/generate
+
+check-generated: $(HELM) ## Fail when something generated is not committed as it is generated
+	$(call say,comparing the CRDs and the rendered chart with what is committed)
+	@.ci/generate --check
+
+bench: ## Run the benchmarks
+	$(call say,benchmarks)
+	@cargo bench --locked --bench '*'
+
+k8s: ## Build the programs of the test bed (kubeadm and its control plane)
+	@e2e/k8s/build
+
+e2e: k8s static ## Tests on real control planes; needs root
+	@e2e/k8s/prerequisites
+	$(call say,tests on real control planes)
+	@E2E_OPERATOR_BINARY='$(STATIC)/audit-operator' cargo run --quiet --locked -p e2e -- test
+
+demo: k8s static ## The whole story on a real control plane; needs root
+	@e2e/k8s/prerequisites
+	$(call say,the demonstration)
+	@E2E_OPERATOR_BINARY='$(STATIC)/audit-operator' cargo run --quiet --locked -p e2e -- demo
+
+down: ## Take away what `demo` left
+	@cargo run --quiet --locked -p e2e -- down
+
+$(CARGO_DENY):
+	$(call say,installing cargo-deny $(CARGO_DENY_VERSION) into the cache (about 6 minutes, once))
+	@CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_OPT_LEVEL=1 cargo install --quiet --locked cargo-deny --version $(CARGO_DENY_VERSION) --root $(CACHE)/tools/cargo-deny-$(CARGO_DENY_VERSION)
+
+$(HELM):
+	@e2e/k8s/build helm

@@ -1,0 +1,43 @@
+{{/* Prefix of object names: the release's name, with the chart's unless it is already in it. */}}
+{{- define "audit-operator.fullname" -}}
+{{- $name := default .Chart.Name .Values.nameOverride -}}
+{{- if .Values.fullnameOverride -}}
+{{- .Values.fullnameOverride | trunc 40 | trimSuffix "-" -}}
+{{- else if contains $name .Release.Name -}}
+{{- .Release.Name | trunc 40 | trimSuffix "-" -}}
+{{- else -}}
+{{- printf "%s-%s" .Release.Name $name | trunc 40 | trimSuffix "-" -}}
+{{- end -}}
+{{- end -}}
+
+{{/* Labels that select Pods; they never change. Takes (list $ component). */}}
+{{- define "audit-operator.selector" -}}
+{{- $root := index . 0 -}}
+app.kubernetes.io/name: {{ default $root.Chart.Name $root.Values.nameOverride }}
+app.kubernetes.io/instance: {{ $root.Release.Name }}
+app.kubernetes.io/component: {{ index . 1 }}
+{{- end -}}
+
+{{/* Kubernetes' recommended labels. Takes (list $ component). */}}
+{{- define "audit-operator.labels" -}}
+{{- $root := index . 0 -}}
+{{ include "audit-operator.selector" . }}
+app.kubernetes.io/version: {{ $root.Chart.AppVersion | quote }}
+app.kubernetes.io/part-of: audit-operator
+app.kubernetes.io/managed-by: {{ $root.Release.Service }}
+helm.sh/chart: {{ printf "%s-%s" $root.Chart.Name $root.Chart.Version | replace "+" "_" }}
+{{- end -}}
+
+{{/* The image, by digest when there is one. */}}
+{{- define "audit-operator.image" -}}
+{{- if .Values.image.digest -}}
+{{ .Values.image.repository }}@{{ .Values.image.digest }}
+{{- else -}}
+{{ .Values.image.repository }}:{{ default .Chart.AppVersion .Values.image.tag }}
+{{- end -}}
+{{- end -}}
+
+{{/* Namespaces, beside the release's own, from which the controller reads ConfigMaps; as a JSON list. */}}
+{{- define "audit-operator.configMapNamespaces" -}}
+{{- without (uniq .Values.policyConfigMapNamespaces) .Release.Namespace | toJson -}}
+{{- end -}}

@@ -1,0 +1,159 @@
+//! What the rendered chart permits is what SECURITY.md says: each permission, each folder of a node, each container.
+//!
+//! `deploy/audit-operator.yaml` is the chart with its default values (`make check-generated` compares it with the
+//! templates), so nothing of the chart's permissions can change without a change of that file and of SECURITY.md.
+
+use std::collections::BTreeSet;
+
+use serde::Deserialize as _;
+use serde_json::Value;
+
+use crate::markdown::{document, table};
+
+fn objects() -> Vec<Value> {
+    let text = document("deploy/audit-operator.yaml");
+    let documents = serde_yaml::Deserializer::from_str(&text).map(|d| Value::deserialize(d).unwrap());
+    let objects: Vec<Value> = documents.filter(|d| !d.is_null()).collect();
+    assert!(objects.len() > 10, "only {} objects in deploy/audit-operator.yaml", objects.len());
+    objects
+}
+
+fn kind(object: &Value) -> &str {
+    object["kind"].as_str().unwrap()
+}
+
+fn list(value: &Value) -> &[Value] {
+    value.as_array().map_or(&[], Vec::as_slice)
+}
+
+fn words(value: &Value) -> Vec<&str> {
+    list(value).iter().map(|word| word.as_str().unwrap()).collect()
+}
+
+/// Workloads with their Pods' specs.
+fn pods(objects: &[Value]) -> Vec<(&str, &Value)> {
+    let workloads = objects.iter().filter(|o| !o["spec"]["template"].is_null());
+    workloads.map(|o| (o["metadata"]["name"].as_str().unwrap(), &o["spec"]["template"]["spec"])).collect()
+}
+
+/// As kubectl has it: `auditnodes.audit-operator.dev/status`; the core group has no name.
+fn full_name(resource: &str, group: &str) -> String {
+    let (name, sub) =
+        resource.split_once('/').map_or((resource, String::new()), |(n, s)| (n, format!("/{s}")));
+    if group.is_empty() { resource.to_owned() } else { format!("{name}.{group}{sub}") }
+}
+
+#[test]
+fn each_permission_is_in_security_md() {
+    let objects = objects();
+    let mut granted = BTreeSet::new();
+    for binding in objects.iter().filter(|o| kind(o).ends_with("RoleBinding")) {
+        let namespace = binding["metadata"]["namespace"].as_str();
+        let role = (objects.iter())
+            .find(|o| {
+                kind(o) == binding["roleRef"]["kind"]
+                    && o["metadata"]["name"] == binding["roleRef"]["name"]
+                    && o["metadata"]["namespace"].as_str() == namespace
+            })
+            .unwrap_or_else(|| panic!("no role for {}", binding["metadata"]));
+        for (subject, rule) in
+            list(&binding["subjects"]).iter().flat_map(|s| list(&role["rules"]).iter().map(move |r| (s, r)))
+        {
+            assert!(
+                rule["nonResourceURLs"].is_null() && rule["resourceNames"].is_null(),
+                "teach this test {rule}"
+            );
+            let who = subject["name"].as_str().unwrap().trim_start_matches("audit-operator-");
+            for group in words(&rule["apiGroups"]) {
+                for resource in words(&rule["resources"]) {
+                    let what = full_name(resource, group);
+                    let verbs = words(&rule["verbs"]).join(", ");
+                    assert!(
+                        !format!("{what} {verbs}").contains('*'),
+                        "a wildcard grants what comes later: {rule}"
+                    );
+                    granted.insert(vec![
+                        who.to_owned(),
+                        namespace.unwrap_or("everywhere").to_owned(),
+                        what,
+                        verbs,
+                    ]);
+                }
+            }
+        }
+    }
+    let told: BTreeSet<Vec<String>> =
+        table(&document("SECURITY.md"), "### In the API").into_iter().map(|row| row[..4].to_vec()).collect();
+    assert_eq!(granted, told, "granted by deploy/audit-operator.yaml (left) and told in SECURITY.md (right)");
+}
+
+#[test]
+fn each_folder_of_a_node_is_in_security_md() {
+    let objects = objects();
+    let mut mounted = BTreeSet::new();
+    for (name, pod) in pods(&objects) {
+        for volume in list(&pod["volumes"]) {
+            assert!(name.ends_with("-agent"), "{name} mounts {volume}; only the agent touches the node");
+            let mount = (list(&pod["containers"][0]["volumeMounts"]).iter())
+                .find(|m| m["name"] == volume["name"])
+                .unwrap_or_else(|| panic!("{volume} is not mounted"));
+            let path =
+                volume["hostPath"]["path"].as_str().unwrap_or_else(|| panic!("{volume} is no hostPath"));
+            assert_eq!(mount["mountPath"].as_str(), Some(format!("/host{path}").as_str()));
+            let access = if mount["readOnly"] == true { "read" } else { "read, write" };
+            mounted.insert(vec![path.to_owned(), access.to_owned()]);
+        }
+    }
+    let told: BTreeSet<Vec<String>> =
+        table(&document("SECURITY.md"), "### On the node").into_iter().map(|row| row[..2].to_vec()).collect();
+    assert_eq!(mounted, told, "mounted in deploy/audit-operator.yaml (left) and told in SECURITY.md (right)");
+}
+
+#[test]
+fn no_container_has_more_than_it_needs() {
+    let objects = objects();
+    let pods = pods(&objects);
+    assert_eq!(pods.len(), 2);
+    for (name, pod) in pods {
+        assert_eq!(pod["securityContext"]["seccompProfile"]["type"], "RuntimeDefault", "{name}");
+        assert!(pod["hostPID"].is_null() && pod["hostIPC"].is_null(), "{name} shares the node's processes");
+        assert_eq!(list(&pod["containers"]).len(), 1, "{name}");
+        let context = &pod["containers"][0]["securityContext"];
+        let expected = serde_json::json!({
+            "allowPrivilegeEscalation": false, "readOnlyRootFilesystem": true, "capabilities": {"drop": ["ALL"]},
+        });
+        assert_eq!(context, &expected, "{name}");
+        let is_agent = name.ends_with("-agent");
+        assert_eq!(pod["hostNetwork"] == true, is_agent, "{name}: the node's network is for the agent alone");
+        assert_eq!(
+            pod["securityContext"]["runAsNonRoot"] == true,
+            !is_agent,
+            "{name}: only the agent is root"
+        );
+    }
+}
+
+#[test]
+fn an_agent_is_tied_to_its_own_node() {
+    let objects = objects();
+    let only = |wanted: &str| {
+        let found: Vec<&Value> = objects.iter().filter(|o| kind(o) == wanted).collect();
+        assert_eq!(found.len(), 1, "{wanted}");
+        found[0]
+    };
+    let policy = only("ValidatingAdmissionPolicy");
+    assert_eq!(policy["spec"]["failurePolicy"], "Fail");
+    let rule = &policy["spec"]["matchConstraints"]["resourceRules"][0];
+    assert_eq!(words(&rule["resources"]), ["auditnodes", "auditnodes/*"]);
+    assert_eq!(words(&rule["operations"]), ["CREATE", "UPDATE", "DELETE"]);
+    let agent = "request.userInfo.username == 'system:serviceaccount:audit-operator:audit-operator-agent'";
+    assert_eq!(policy["spec"]["matchConditions"][0]["expression"], agent);
+    assert!(
+        objects
+            .iter()
+            .any(|o| kind(o) == "ServiceAccount" && o["metadata"]["name"] == "audit-operator-agent")
+    );
+    let binding = only("ValidatingAdmissionPolicyBinding");
+    assert_eq!(binding["spec"]["policyName"], policy["metadata"]["name"]);
+    assert_eq!(words(&binding["spec"]["validationActions"]), ["Deny"]);
+}
