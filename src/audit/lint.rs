@@ -141,11 +141,15 @@ fn logs_bodies_of(rule: &Rule, earlier: &[Rule], kind: &Sensitive) -> bool {
     rule.non_resource_urls.is_empty()
         && entries.iter().filter(|entry| matches_kind(entry)).any(|entry| {
             let verbs = verbs.iter().filter(|verb| holds(&rule.verbs, verb));
-            // A create has no name for `resourceNames` to match.
             verbs
-                .filter(|verb| **verb != "create" || entry.resource_names.is_empty())
+                .filter(|verb| **verb != "create" || matches_create(entry, kind))
                 .any(|verb| reached(entry, verb))
         })
+}
+
+/// A create has no name for `resourceNames` to match, unless it is one on a subresource.
+fn matches_create(entry: &GroupResources, kind: &Sensitive) -> bool {
+    !kind.subresource.is_empty() || holds(&entry.resource_names, "")
 }
 
 /// Before 1.37 the event of a patch whose body is not JSON is lost when bodies are logged, all but its first stage.

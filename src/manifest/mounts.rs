@@ -210,7 +210,8 @@ impl<'p> Work<'p> {
         if !changeable && !fits {
             let is = volume.host_path.as_ref().map_or("no hostPath".to_owned(), |path| format!("`{path}`"));
             let message = format!(
-                "volume name `{}` is taken by {is}, and `{}` is wanted under it: choose another name",
+                "volume name `{}` is taken by {is}, and `{}` is wanted under it: choose another name, or remove \
+                 that volume",
                 wanted.name, wanted.host_path
             );
             let line = volume.line;

@@ -58,3 +58,19 @@ fn edit(
     }
     Ok(result.to_owned())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::plan::Annotation;
+    use super::*;
+
+    #[test]
+    fn an_edit_that_does_not_reach_what_was_wanted_is_dropped() {
+        let text = "{apiVersion: v1, kind: Pod, metadata: {name: a}, spec: {containers: [{command: [kube-apiserver]}]}}";
+        let plan =
+            |_: &Pod<'_>| Ok(Plan { annotation: Some(Annotation::Set("x".to_owned())), ..Plan::default() });
+        let result = |reached: bool| edit(text, plan, |_| reached).map_err(|refusals| refusals.0[0].code);
+        assert!(result(true).is_ok_and(|new| new != text));
+        assert_eq!(result(false), Err("guard"));
+    }
+}

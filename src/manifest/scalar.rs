@@ -61,3 +61,57 @@ fn is_safe_plain(value: &str, in_flow: bool) -> bool {
     let harmless = |c: char| c.is_ascii_alphanumeric() || "-_./=:@%+~".contains(c) || (c == ',' && !in_flow);
     first && value.chars().all(harmless) && !value.ends_with(':') && plain_is_string(value)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn strings_are_told_from_what_yaml_1_1_takes_for_something_else() {
+        for string in [
+            "--v=2",
+            "/a",
+            "a",
+            "10s",
+            "127.0.0.1",
+            "1.2.3",
+            "v1",
+            "2379:",
+            "1:x",
+            "0xyz",
+            "e3",
+            "nulls",
+            "-",
+            "--",
+        ] {
+            assert!(plain_is_string(string), "{string}");
+        }
+        for other in [
+            "", "~", "null", "True", "FALSE", "yes", "No", "on", "OFF", "y", "N", "0", "-1", "+1", "1_000",
+            "0644", "0o17", "0x1F", "0b1", "1.5", ".5", "1e3", "-.inf", ".NaN", "12:30:45", "1:30.5", "<<",
+        ] {
+            assert!(!plain_is_string(other), "{other}");
+        }
+    }
+
+    #[test]
+    fn what_is_written_reads_back() {
+        use ScalarStyle::{DoubleQuoted, Literal, Plain, SingleQuoted};
+        for (value, style, in_flow, written) in [
+            ("--a=/b,c", Plain, false, "--a=/b,c"),
+            ("--a=/b,c", Plain, true, "\"--a=/b,c\""),
+            ("-a", Plain, false, "\"-a\""),
+            ("a: b", Plain, false, "\"a: b\""),
+            ("a:", Plain, false, "\"a:\""),
+            ("30", Plain, false, "\"30\""),
+            ("y", Plain, false, "\"y\""),
+            ("it's", SingleQuoted, false, "'it''s'"),
+            ("a\tb", SingleQuoted, false, "\"a\\tb\""),
+            ("a\"\\", DoubleQuoted, false, "\"a\\\"\\\\\""),
+            ("a", Literal, false, "\"a\""),
+        ] {
+            assert_eq!(write(value, style, in_flow), written);
+            assert_eq!(serde_yaml::from_str::<String>(written).as_deref().ok(), Some(value));
+        }
+    }
+}

@@ -20,7 +20,9 @@ mod reading;
 mod refusals;
 mod showing;
 
-/// kubeadm 1.37.2's own output.
+/// The files `kubeadm-1.37.2*` are what that kubeadm writes (`init phase control-plane apiserver --dry-run`): this one
+/// with nothing but addresses, `-audit` with the article's settings as `extraArgs` and `extraVolumes`, `-extra` with
+/// some of an administrator's own, and `-extra-audit` with these and the article's behind them.
 const KUBEADM: &str = data!("kubeadm-1.37.2.yaml");
 
 /// The smallest manifest, to be changed by the tests.

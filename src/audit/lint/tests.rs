@@ -43,6 +43,10 @@ fn bodies_of_secrets_are_told_unless_an_earlier_rule_takes_them_out() {
         &told,
     );
     check("- level: Request\n  resources: [{group: '', resources: [secrets], resourceNames: [x]}]\n", &told);
+    check(
+        "- level: RequestResponse\n  resources: [{group: '', resources: [serviceaccounts/token], resourceNames: [x]}]\n",
+        &told,
+    );
     let taken_out = "- level: Metadata\n  resources:\n  - {group: '', resources: [secrets, configmaps, serviceaccounts/*]}\n  \
                      - {group: authentication.k8s.io, resources: [tokenreviews]}\n";
     check(&format!("{taken_out}- level: RequestResponse\n"), &[]);

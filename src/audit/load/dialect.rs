@@ -21,6 +21,19 @@ impl<'t> Dialect<'t> {
         Self { text, free_lines: Vec::new() }
     }
 
+    /// Before anything is read.
+    pub(super) fn start(&self) -> Result<(), Finding> {
+        let is_content = |line: &&str| !line.trim_start().is_empty() && !line.trim_start().starts_with('#');
+        match self.text.lines().enumerate().find(|(_, line)| is_content(line)) {
+            Some((index, line)) if line.split([' ', '\t']).next() == Some("...") => {
+                let message = "not valid YAML 1.1: `...` ends a document that has not begun: delete the line";
+                let at = Position { line: index + 1, column: 1 };
+                Err(Finding::server("yaml-syntax", "", message).at(at))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// A scalar was read.
     pub(super) fn scalar(
         &mut self,

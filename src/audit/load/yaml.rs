@@ -27,6 +27,7 @@ pub(super) fn read(text: &str, findings: &mut Vec<Finding>) -> Result<Option<Rc<
     };
     let mut events = Parser::new_from_str_with_options(text, options);
     let mut dialect = Dialect::new(text);
+    dialect.start()?;
     let mut builder = Builder::new(findings);
     let mut last_line = text.lines().count();
     while let Some(event) = events.next() {

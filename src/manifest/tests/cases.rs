@@ -541,3 +541,28 @@ fn what_comes_behind_a_block_scalar_stays_behind_its_blank_lines() {
     let new = check_patch(&text, &article());
     assert!(new.contains("      more\n    audit-operator.dev/revision: \"5f3e2a\"\n\n"), "{new}");
 }
+
+#[test]
+fn a_list_that_is_not_sorted_is_added_to_at_its_end() {
+    let unsorted = "    volumeMounts:
+    - {name: z, mountPath: /z}
+    - {name: b, mountPath: /b}
+  volumes:
+  - {name: z, emptyDir: {}}
+  - {name: b, emptyDir: {}}
+";
+    let new = check_patch(&format!("{SMALL}{unsorted}"), &versioned("aa11"));
+    let places = [
+        "/z}",
+        "/b}",
+        "name: audit-policy",
+        "name: audit-log",
+        "{name: z, e",
+        "{name: b, e",
+        "name: audit-policy",
+    ];
+    let mut from = 0;
+    for place in places {
+        from += new[from..].find(place).unwrap_or_else(|| panic!("{place} in {new}"));
+    }
+}

@@ -165,6 +165,15 @@ fn foreign_flags_are_named_each_with_its_line() {
         assert!(refusals.contains(part), "{part} in {refusals}");
     }
     assert!(patch(&text, &article(), Existing::TakeOver).is_ok());
+    // That the name of their volume is taken would be no news: a take-over solves it.
+    let theirs = text.replace("--audit_log_path=/var/log/x", "--audit_log_path=/srv/x")
+        + "    volumeMounts:
+    - {name: audit-log, mountPath: /srv}
+  volumes:
+  - {name: audit-log, hostPath: {path: /srv}}
+";
+    check(&theirs, &[("foreign-audit-flag", Some(10)), ("foreign-audit-flag", Some(11))]);
+    assert!(patch(&theirs, &article(), Existing::TakeOver).is_ok());
     let ours = text.replace("metadata:\n", "metadata:\n  annotations: {audit-operator.dev/revision: x}\n");
     assert!(patch(&ours, &article(), Existing::Refuse).is_ok());
 }
