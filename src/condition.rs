@@ -96,6 +96,21 @@ reasons! {
     NodeFailed,
 }
 
+/// Whether an AuditNode whose Ready condition has this reason needs a person; everything else passes by itself.
+pub fn needs_a_person(reason: &str) -> bool {
+    const BROKEN: &[Reason] = &[
+        Reason::BundleUnreadable,
+        Reason::ManifestUnreadable,
+        Reason::ManifestRefused,
+        Reason::PolicyRefused,
+        Reason::PreflightFailed,
+        Reason::InstallRefused,
+        Reason::RolledBack,
+        Reason::InstallFailed,
+    ];
+    BROKEN.iter().any(|broken| broken.as_str() == reason)
+}
+
 /// Sets `type_` in `conditions`: replaced in place or added; the transition time moves only when the status does.
 pub fn set(
     conditions: &mut Vec<Condition>,

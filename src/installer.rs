@@ -19,6 +19,7 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// Carries out whatever order is on the disk and unfinished, now and whenever a new one comes; ends only by being
 /// dropped, which is safe at any moment.
 pub async fn serve(host: &Host) {
+    let mut trouble = String::new();
     loop {
         match unfinished(host) {
             Ok(Some(order)) => match take_up(host, &order).await {
@@ -28,7 +29,12 @@ pub async fn serve(host: &Host) {
                 Err(error) => error!(order = order.id, %error, "install cannot go on; trying again"),
             },
             Ok(None) => {}
-            Err(error) => error!(%error, "the order or the journal cannot be read"),
+            // Said once, not every second.
+            Err(error) if error.to_string() != trouble => {
+                trouble = error.to_string();
+                error!(trouble, "the order or the journal cannot be read");
+            }
+            Err(_) => {}
         }
         tokio::time::sleep(PAUSE).await;
     }

@@ -3,17 +3,12 @@
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
-use crate::api::configuration::ExistingFlags;
 use crate::api::node::{Install, Permit, Plan};
 use crate::api::{AuditNode, AuditNodeStatus};
 use crate::condition::{self, Reason, Type};
 use crate::install::{self, Journal, NodeFacts, Order, Planned, State, Wanted};
-use crate::manifest::Existing;
 use crate::revision::Rendered;
 
-/// How long a new API server may take to be healthy. kubeadm's own limit for the same wait
-/// (`Timeouts.upgradeManifests`) is 5 minutes too.
-const HEALTH_TIMEOUT_SECONDS: u32 = 300;
 /// Pause before an install that was refused for a passing reason (a full disk, an edit at that moment) is tried again.
 const RETRY_REFUSED: SignedDuration = SignedDuration::from_secs(60);
 
@@ -71,7 +66,7 @@ pub(super) fn decide(situation: &Situation<'_>) -> (AuditNodeStatus, Option<Orde
     let order = permitted(node, &planned)
         .filter(|_| reason == Reason::WaitingForPermit || reason == Reason::InstallRefused)
         .filter(|_| may_try(last, &planned, situation.now))
-        .map(|()| planned.order(node.spec.keep_backups, HEALTH_TIMEOUT_SECONDS, situation.now));
+        .map(|()| planned.order(node.spec.keep_backups, situation.now));
     (status, order)
 }
 
@@ -79,12 +74,6 @@ pub(super) fn decide(situation: &Situation<'_>) -> (AuditNodeStatus, Option<Orde
 pub(super) fn preflight_failed(status: &mut AuditNodeStatus, node: &AuditNode, error: &str, now: Timestamp) {
     let message = format!("{error}; nothing was written, and it is tried again");
     set(status, node, false, Reason::PreflightFailed, message, now);
-}
-
-/// Whether a reason means that a person has to look.
-pub(super) fn is_broken(reason: &str) -> bool {
-    let fine = [Reason::Settled, Reason::NothingWanted, Reason::WaitingForPermit, Reason::Installing];
-    fine.iter().all(|r| r.as_str() != reason)
 }
 
 fn set(
@@ -113,11 +102,7 @@ fn planned(situation: &Situation<'_>) -> Result<Planned, (Reason, String)> {
         Bundle::Unusable(message) => return Err((Reason::BundleUnreadable, message.clone())),
     };
     let facts = situation.facts.as_ref().map_err(|message| (Reason::ManifestUnreadable, message.clone()))?;
-    let existing = match situation.node.spec.existing_flags {
-        ExistingFlags::Refuse => Existing::Refuse,
-        ExistingFlags::TakeOver => Existing::TakeOver,
-    };
-    install::plan(facts, &wanted, existing).map_err(|error| match &error {
+    install::plan(facts, &wanted, situation.node.spec.existing_flags.into()).map_err(|error| match &error {
         install::plan::Error::Manifest(_) => (Reason::ManifestRefused, error.to_string()),
         install::plan::Error::Policy { .. } => (Reason::PolicyRefused, error.to_string()),
     })

@@ -126,14 +126,13 @@ impl Agent {
             Bundle::Rendered(rendered) => Some(rendered.policy_path.clone()),
             Bundle::Nothing | Bundle::Unusable(_) => None,
         };
-        let situation = Situation {
-            node: &node,
-            bundle: &bundle,
-            facts: self.host.facts(policy_path.as_deref()).map_err(|e| e.to_string()),
-            order: self.host.order()?,
-            journal: self.host.journal()?,
-            now: Timestamp::now(),
+        let read = |host: &Host| Ok((host.facts(policy_path.as_deref())?, host.order()?, host.journal()?));
+        let (facts, order, journal) = match read(&self.host) {
+            Ok((facts, order, journal)) => (Ok(facts), order, journal),
+            Err(error) => (Err(host::Error::to_string(&error)), None, None),
         };
+        let situation =
+            Situation { node: &node, bundle: &bundle, facts, order, journal, now: Timestamp::now() };
         let (mut status, order) = decide::decide(&situation);
         if let Some(order) = &order
             && let Err(error) = self.give(order)
@@ -202,7 +201,11 @@ impl Agent {
             return;
         }
         let event = Event {
-            type_: if decide::is_broken(&new.reason) { EventType::Warning } else { EventType::Normal },
+            type_: if condition::needs_a_person(&new.reason) {
+                EventType::Warning
+            } else {
+                EventType::Normal
+            },
             reason: new.reason.clone(),
             note: Some(api::event_note(&new.message)),
             action: "Report".to_owned(),

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 // Under another name, because the derive brings a `Rule` of its own into scope.
 use crate::audit::{Policy, Profile, Rule as PolicyRule};
+use crate::manifest::Existing;
 
 /// Audit logging of a kubeadm cluster's API servers: the policy, the log, and the nodes it applies to.
 #[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
@@ -281,6 +282,15 @@ pub enum ExistingFlags {
     Refuse,
     /// Replace and remove them.
     TakeOver,
+}
+
+impl From<ExistingFlags> for Existing {
+    fn from(flags: ExistingFlags) -> Self {
+        match flags {
+            ExistingFlags::Refuse => Self::Refuse,
+            ExistingFlags::TakeOver => Self::TakeOver,
+        }
+    }
 }
 
 /// Manifests kept on each node.

@@ -4,10 +4,8 @@ use std::path::Path;
 
 use serde_json::json;
 
-use crate::api::configuration::ExistingFlags;
 use crate::audit::ServerVersion;
 use crate::install::{self, NodeFacts, Planned, Wanted};
-use crate::manifest::Existing;
 
 use super::{CHANGED, Format, OK, Streams, configuration, print, validate};
 
@@ -35,16 +33,8 @@ pub fn run(args: &Args, streams: &mut Streams<'_>) -> anyhow::Result<u8> {
         policy_file: None,
         settled: None,
     };
-    let planned = install::plan(&facts, &Wanted::Audit(Box::new(rendered)), existing(spec.existing_flags))?;
+    let planned = install::plan(&facts, &Wanted::Audit(Box::new(rendered)), spec.existing_flags.into())?;
     print_plan(&planned, args.output, streams)
-}
-
-/// How the engine calls what the API calls `existingFlags`.
-pub fn existing(flags: ExistingFlags) -> Existing {
-    match flags {
-        ExistingFlags::Refuse => Existing::Refuse,
-        ExistingFlags::TakeOver => Existing::TakeOver,
-    }
 }
 
 /// Prints a plan; [`CHANGED`] when the manifest would change or files are missing.

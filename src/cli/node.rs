@@ -12,8 +12,6 @@ use crate::manifest::Existing;
 
 use super::{FAILED, Format, OK, Streams, configuration, diff, print};
 
-/// kubeadm's own limit for an API server to come up (`Timeouts.upgradeManifests`).
-const HEALTH_TIMEOUT_SECONDS: u32 = 300;
 /// Backups kept when no AuditConfiguration says how many.
 const KEEP_BACKUPS: u32 = 10;
 
@@ -93,7 +91,7 @@ fn planned(args: &WithConfig, streams: &mut Streams<'_>) -> anyhow::Result<(Plan
     let (spec, rendered) = configuration::rendered(&args.config, ServerVersion::LATEST, streams)?;
     let facts = args.place.host().facts(Some(&rendered.policy_path))?;
     let wanted = Wanted::Audit(Box::new(rendered));
-    Ok((install::plan(&facts, &wanted, diff::existing(spec.existing_flags))?, spec.backups.keep))
+    Ok((install::plan(&facts, &wanted, spec.existing_flags.into())?, spec.backups.keep))
 }
 
 #[expect(clippy::disallowed_methods, reason = "the clock is read at the edge")]
@@ -110,7 +108,7 @@ async fn carry_out(
         streams.out.flush()?;
     }
     let journal = if planned.changes() {
-        let order = planned.order(keep_backups, HEALTH_TIMEOUT_SECONDS, Timestamp::now());
+        let order = planned.order(keep_backups, Timestamp::now());
         host.preflight(&order)?;
         host.give(&order)?;
         Some((installer::carry_out(host, &order, lock).await?, order.backup()))

@@ -9,18 +9,6 @@ use crate::rollout::WaitingOn;
 
 use super::decide::{Invalid, Judged};
 
-/// Reasons of an AuditNode's Ready condition that mean "a person has to look".
-const BROKEN: &[Reason] = &[
-    Reason::BundleUnreadable,
-    Reason::ManifestUnreadable,
-    Reason::ManifestRefused,
-    Reason::PolicyRefused,
-    Reason::PreflightFailed,
-    Reason::InstallRefused,
-    Reason::RolledBack,
-    Reason::InstallFailed,
-];
-
 /// The status of one judged configuration whose nodes are `nodes`.
 pub(super) fn of(
     judged: &Judged<'_>,
@@ -149,6 +137,6 @@ fn is_ready(node: &AuditNode) -> bool {
 /// What is wrong with a node that a person has to look at, if so.
 fn broken(name: &str, node: Option<&AuditNode>) -> Option<String> {
     let ready = condition::get(&node?.status.as_ref()?.conditions, Type::Ready)?;
-    let broken = ready.status != "True" && BROKEN.iter().any(|reason| reason.as_str() == ready.reason);
+    let broken = ready.status != "True" && condition::needs_a_person(&ready.reason);
     broken.then(|| format!("node `{name}`: {}: {}", ready.reason, ready.message))
 }

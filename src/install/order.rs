@@ -12,6 +12,10 @@ pub const VERSION: u32 = 1;
 /// kubelet runs.
 pub const STATE_FOLDER: &str = "/var/lib/audit-operator";
 
+/// How long a new API server may take to be healthy, in seconds. kubeadm's own limit for the same wait
+/// (`Timeouts.upgradeManifests`) is 5 minutes too.
+pub const HEALTH_TIMEOUT_SECONDS: u32 = 300;
+
 /// One install to carry out.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

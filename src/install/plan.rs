@@ -176,7 +176,7 @@ impl Planned {
     }
 
     /// The order that carries this plan out.
-    pub fn order(&self, keep_backups: u32, health_timeout_seconds: u32, now: Timestamp) -> Order {
+    pub fn order(&self, keep_backups: u32, now: Timestamp) -> Order {
         let to = self.to();
         Order {
             version: order::VERSION,
@@ -191,7 +191,7 @@ impl Planned {
             log_folders: self.log_folders.clone(),
             files: self.files.clone(),
             keep_backups,
-            health_timeout_seconds,
+            health_timeout_seconds: order::HEALTH_TIMEOUT_SECONDS,
         }
     }
 }

@@ -292,7 +292,7 @@ fn a_manifest_that_changes_between_plan_and_swap_is_refused_and_planned_anew() {
     };
     let edited = MANIFEST.replace("cpu: 250m", "cpu: 300m");
     fs::write(node.manifest(), &edited).unwrap();
-    let order = done.order(10, 300, jiff::Timestamp::UNIX_EPOCH);
+    let order = done.order(10, jiff::Timestamp::UNIX_EPOCH);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let journal = runtime.block_on(installer::carry_out(&host, &order, &host.lock().unwrap())).unwrap();
     assert_eq!(journal.state.name(), "Refused");
