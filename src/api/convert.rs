@@ -250,7 +250,8 @@ fn folder(path: &str) -> &str {
     }
 }
 
-/// The flags, sorted by name as kubeadm sorts them.
+/// The flags, sorted by name: `manifest` writes them in this order, and `extraArgs` of a kubeadm configuration must have
+/// the same one for kubeadm to write the same manifest.
 fn flags(log: &LogBackend, policy_path: &str) -> Vec<Flag> {
     let mut flags = vec![
         ("audit-policy-file", Some(policy_path.to_owned())),
