@@ -35,14 +35,14 @@ pub struct Host {
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A file could not be read or written.
-    #[error("cannot {action} `{path}`: {source}")]
+    #[error("cannot {action} `{path}`: {cause}")]
     File {
         /// What was tried.
         action: &'static str,
         /// On which path.
         path: PathBuf,
-        /// Why not.
-        source: io::Error,
+        /// Why not; not the error's `source`, because this message is also read where no chain is printed.
+        cause: io::Error,
     },
     /// What is in a file is not what must be in it.
     #[error("`{path}` {problem}")]
@@ -60,7 +60,7 @@ pub enum Error {
 impl Error {
     fn file(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
         let path = path.to_owned();
-        move |source| Self::File { action, path, source }
+        move |cause| Self::File { action, path, cause }
     }
 }
 
@@ -156,7 +156,7 @@ impl Host {
     pub fn stage(&self, order: &Order) -> Result<(), Error> {
         for folder in &order.log_folders {
             match file::create_folder(&self.at(folder)) {
-                Err(Error::File { source, .. }) if source.kind() == io::ErrorKind::ReadOnlyFilesystem => {}
+                Err(Error::File { cause, .. }) if cause.kind() == io::ErrorKind::ReadOnlyFilesystem => {}
                 made => made?,
             }
         }

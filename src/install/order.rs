@@ -70,10 +70,11 @@ impl OrderedFile {
 }
 
 impl Order {
-    /// The identity of an order given at `created` for a manifest with digest `to`.
+    /// The identity of an order given at `created` for a manifest with digest `to`. It must never be given twice, also when
+    /// the same change is ordered again in the same second: the journal of the first would be taken for the second's.
     pub fn id(created: Timestamp, to: &str) -> String {
         let digits = to.strip_prefix("sha256:").unwrap_or(to);
-        format!("{}-{}", created.strftime("%Y%m%dT%H%M%SZ"), &digits[..digits.len().min(8)])
+        format!("{}-{}", created.strftime("%Y%m%dT%H%M%S%.6fZ"), &digits[..digits.len().min(8)])
     }
 
     /// Where the manifest from before is kept on the node.
@@ -84,5 +85,21 @@ impl Order {
     /// Whether it changes files only and leaves the manifest as it is.
     pub fn only_files(&self) -> bool {
         self.from == self.to
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_same_change_ordered_again_at_once_is_another_order() {
+        let at = |time: &str| Order::id(time.parse().expect("a time"), "sha256:0123456789");
+        assert_eq!(at("2026-01-02T03:04:05.678901Z"), "20260102T030405.678901Z-01234567");
+        assert_ne!(at("2026-01-02T03:04:05.678901Z"), at("2026-01-02T03:04:05.678902Z"));
+        assert!(
+            at("2026-01-02T03:04:05Z") < at("2026-01-02T03:04:05.1Z"),
+            "backups are kept by the order of their names"
+        );
     }
 }

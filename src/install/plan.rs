@@ -54,7 +54,7 @@ pub struct Planned {
 pub enum Error {
     /// The manifest is not understood, or somebody else's settings are in it.
     #[error("the manifest cannot be changed safely; nothing was written:\n{0}")]
-    Manifest(#[source] Refusals),
+    Manifest(Refusals),
     /// This node's API server would not start with the policy.
     #[error("kube-apiserver {version} on this node would refuse the policy; nothing was written:\n{}", lines(.findings))]
     Policy {
