@@ -7,14 +7,14 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 
 use crate::image::{self, Names};
 use crate::launch::{self, Lifetime};
 use crate::node::Node;
 use crate::programs::{Programs, check_machine};
 use crate::progress::say;
-use crate::run::{output, tail};
+use crate::run::{output, output_of, tail};
 use crate::state::State;
 use crate::{evidence, hub, kubeadm, network, teardown, wait};
 
@@ -119,9 +119,14 @@ impl Cluster {
         Ok(command)
     }
 
+    /// The full path of one of the built programs.
+    pub(crate) fn program(&self, name: &str) -> Result<PathBuf> {
+        self.programs.path(name)
+    }
+
     /// kubectl, still without arguments.
     pub(crate) fn kubectl_command(&self) -> Result<Command> {
-        self.command(&self.programs.path("kubectl")?)
+        self.command(&self.program("kubectl")?)
     }
 
     /// kubectl to its end; gives what it printed.
@@ -132,15 +137,7 @@ impl Cluster {
     /// `kubectl apply` of objects given as text.
     pub(crate) fn apply(&self, objects: &str) -> Result<()> {
         let mut command = self.kubectl_command()?;
-        command.args(["apply", "--filename", "-"]);
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child = command.spawn().context("starting kubectl apply")?;
-        child.stdin.take().expect("its input is piped").write_all(objects.as_bytes())?;
-        let ended = child.wait_with_output()?;
-        if !ended.status.success() {
-            bail!("kubectl apply:{}\n{objects}", tail(&String::from_utf8_lossy(&ended.stderr)));
-        }
-        Ok(())
+        output_of(command.args(["apply", "--filename", "-"]), objects.as_bytes()).map(drop)
     }
 
     /// Whether one node's own API server says it is alive, asked at that node's address.

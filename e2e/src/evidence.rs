@@ -29,7 +29,7 @@ const OBJECTS: [(&str, &str); 5] = [
     ("nodes", "yaml"),
     ("pods", "wide"),
     ("pods,daemonsets,deployments", "yaml"),
-    ("events", "wide"),
+    ("events", "yaml"),
 ];
 
 /// Copies everything into `$E2E_EVIDENCE/NAME` (default: `e2e/evidence` of the repository). What is missing is

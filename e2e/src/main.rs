@@ -82,6 +82,11 @@ enum Verb {
         #[command(flatten)]
         operator: Operator,
     },
+    /// Tell the whole story on a cluster that stays until `e2e down`
+    Demo {
+        #[command(flatten)]
+        operator: Operator,
+    },
     /// Hold the network between the nodes
     #[command(hide = true)]
     Hub {
@@ -161,7 +166,15 @@ fn run(verb: Verb) -> Result<ExitCode> {
             let _lock = state.lock()?;
             refuse_or_clean(&state)?;
             clean_up_when_interrupted(&state)?;
-            suite::run(&Given { state, operator: operator.binary }, &filter)?;
+            let passed = suite::run(&Given { state, operator: operator.binary }, &filter)?;
+            return Ok(if passed { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+        }
+        Verb::Demo { operator } => {
+            let state = State::open()?;
+            let _lock = state.lock()?;
+            refuse_or_clean(&state)?;
+            clean_up_when_interrupted(&state)?;
+            suite::demo(&Given { state, operator: operator.binary })?;
         }
         Verb::Hub { state: _, nodes } => hub::serve(nodes)?,
         Verb::NodeInit { state, name, pause_image, programs } => {

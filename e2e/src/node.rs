@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 
 use crate::launch::{self, Lifetime};
 use crate::programs::Programs;
@@ -100,9 +100,14 @@ impl Node {
         cgroup::remove(&self.folder().join("cgroups"))
     }
 
+    /// Its PID 1, by its id on this machine.
+    pub(crate) fn init(&self) -> Result<process::Id> {
+        self.state.node_init(&self.name).with_context(|| format!("{} is off", self.name))
+    }
+
     /// A command that will run on the node, in all of its namespaces, as its administrator.
     pub(crate) fn command(&self, program: &str) -> Result<Command> {
-        let Some(init) = self.state.node_init(&self.name) else { bail!("{} is off", self.name) };
+        let init = self.init()?;
         let mut command = Command::new("nsenter");
         command.args(["--target", &init.to_string()]);
         command.args(["--mount", "--net", "--uts", "--ipc", "--pid", "--cgroup", "--", program]);

@@ -1,7 +1,10 @@
 //! The tests: each brings its own cluster up, and whatever happens to it, the cluster is gone afterwards.
 
 mod bringup;
+mod disk;
+mod story;
 
+use std::io::Write;
 use std::path::PathBuf;
 
 use anyhow::{Result, bail, ensure};
@@ -26,34 +29,50 @@ struct Test {
     run: fn(&Given) -> Result<()>,
 }
 
-const TESTS: [Test; 1] = [Test { name: "bringup", run: bringup::run }];
+const TESTS: [Test; 3] = [
+    Test { name: "disk", run: disk::run },
+    Test { name: "bringup", run: bringup::run },
+    Test { name: "story", run: story::run },
+];
 
-/// Runs the tests whose names contain `filter`.
-pub(crate) fn run(given: &Given, filter: &str) -> Result<()> {
+/// Runs the tests whose names contain `filter`, and closes with `N passed, N failed` on standard output. Whether all
+/// passed.
+pub(crate) fn run(given: &Given, filter: &str) -> Result<bool> {
     let chosen: Vec<&Test> = TESTS.iter().filter(|test| test.name.contains(filter)).collect();
     if chosen.is_empty() {
         bail!("no test is called `{filter}`; there are: {}", TESTS.map(|t| t.name).join(", "));
     }
-    let mut failed = Vec::new();
+    let mut failed = 0;
     for test in &chosen {
         say!("test {}", test.name);
         let result = (test.run)(given);
         ensure!(!launch::is_closed(), "interrupted");
         if let Err(error) = &result {
             say!("test {} FAILED: {error:#}", test.name);
-            failed.push(test.name);
-            if let Err(error) = Programs::find().and_then(|p| evidence::collect(&given.state, &p, test.name))
-            {
-                say!("no evidence: {error:#}");
-            }
+            failed += 1;
+            keep_evidence(given, test.name);
         } else {
             say!("test {} ok", test.name);
         }
         teardown::down(&given.state)?;
     }
-    if !failed.is_empty() {
-        bail!("{} of {} tests failed: {}", failed.len(), chosen.len(), failed.join(", "));
+    writeln!(std::io::stdout(), "{} passed, {failed} failed", chosen.len() - failed)?;
+    Ok(failed == 0)
+}
+
+/// Tells the story on a cluster that stays; one on which it failed does not.
+pub(crate) fn demo(given: &Given) -> Result<()> {
+    let result = story::demo(given);
+    ensure!(!launch::is_closed(), "interrupted");
+    if result.is_err() {
+        keep_evidence(given, "demo");
+        teardown::down(&given.state)?;
     }
-    say!("{} tests ok", chosen.len());
-    Ok(())
+    result
+}
+
+fn keep_evidence(given: &Given, name: &str) {
+    if let Err(error) = Programs::find().and_then(|p| evidence::collect(&given.state, &p, name)) {
+        say!("no evidence: {error:#}");
+    }
 }
