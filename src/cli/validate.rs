@@ -51,7 +51,8 @@ pub fn report(
     output: Format,
     streams: &mut Streams<'_>,
 ) -> anyhow::Result<u8> {
-    let (accepted_by_server, findings) = if configuration::is_one(source) {
+    let configuration = configuration::is_one(source);
+    let (accepted_by_server, findings) = if configuration {
         let (_, findings) = configuration::render(source, server);
         (!findings.iter().any(Finding::stops_server), findings)
     } else {
@@ -59,7 +60,7 @@ pub fn report(
         (loaded.policy.is_some(), loaded.findings)
     };
     let valid = !findings.iter().any(Finding::is_error);
-    let report = Report { file, server_version: server, valid, accepted_by_server, findings };
+    let report = Report { file, configuration, server_version: server, valid, accepted_by_server, findings };
     report.print(output, streams).context("writing the result")?;
     Ok(if report.valid { OK } else { FAILED })
 }
@@ -92,6 +93,9 @@ fn is_stdin(file: &Path) -> bool {
 #[serde(rename_all = "camelCase")]
 struct Report<'a> {
     file: &'a str,
+    /// An AuditConfiguration, which no kube-apiserver starts with.
+    #[serde(skip)]
+    configuration: bool,
     server_version: ServerVersion,
     /// Nothing is refused.
     valid: bool,
@@ -117,6 +121,7 @@ impl Report<'_> {
         let (file, server) = (self.file, self.server_version);
         let verdict = match (self.valid, self.accepted_by_server) {
             (true, _) => format!("valid for kube-apiserver {server}"),
+            (false, _) if self.configuration => "refused".to_owned(),
             (false, true) => format!("refused, although kube-apiserver {server} would start with it"),
             (false, false) => {
                 format!("refused: kube-apiserver {server} would not start with it, or cannot be trusted to")

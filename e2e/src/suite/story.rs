@@ -43,7 +43,8 @@ pub(super) fn run(given: &Given) -> Result<()> {
     steady::applied_again(&stage)?;
     steady::refused(&stage)?;
     leave::restore(&stage, &original)?;
-    leave::uninstall(&stage)
+    leave::uninstall(&stage)?;
+    leave::one_file(&stage)
 }
 
 /// The demonstration.

@@ -179,6 +179,15 @@ fn a_missing_manifest_is_said() {
 }
 
 #[test]
+fn a_manifest_that_cannot_be_read_is_said() {
+    let node = Node::new();
+    fs::remove_file(node.manifest()).unwrap();
+    // Root may read every file, but nobody a folder as one.
+    fs::create_dir(node.manifest()).unwrap();
+    node.check_refuses("cannot read");
+}
+
+#[test]
 fn manifests_that_are_not_understood_are_refused() {
     let node = Node::new();
     for (text, part) in [

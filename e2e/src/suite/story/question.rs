@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use crate::wait;
 
 use super::log::ADMIN;
-use super::stage::{SOON, Stage};
+use super::stage::{CHANGE, SOON, Stage};
 
 /// Somebody who may do anything in the namespace `default`, impersonated by the administrator, runs a Pod.
 pub(super) fn pose(stage: &Stage<'_>) -> Result<()> {
@@ -36,7 +36,7 @@ pub(super) fn pose(stage: &Stage<'_>) -> Result<()> {
         "default",
     ])?;
     let runs = ["wait", "--for=condition=Ready", "pod/my-suspicious-pod", "-n", "default", "--timeout=5s"];
-    wait::until("the Pod to run", SOON, || stage.kubectl(&runs).map(Some))?;
+    wait::until("the Pod to run", CHANGE, || stage.kubectl(&runs).map(Some))?;
     // The event of an answer is written when the answer has been sent.
     wait::until("the Pod's creation in the log", SOON, || {
         let events = stage.log().events(Timestamp::MIN, "my-suspicious-pod")?;

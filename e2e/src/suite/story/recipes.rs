@@ -6,8 +6,10 @@ use anyhow::{Context, Result, ensure};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
+use crate::wait;
+
 use super::log::Event;
-use super::stage::Stage;
+use super::stage::{CHANGE, Stage};
 use super::traffic::{self, act};
 use super::witness::Witness;
 
@@ -40,6 +42,9 @@ pub(super) fn change(stage: &Stage<'_>, object: &str) -> Result<Timestamp> {
 /// All but `practical`, which the story has told by then.
 pub(super) fn all(stage: &Stage<'_>) -> Result<()> {
     stage.kubectl(&["create", "namespace", "production"])?;
+    // The controller manager makes it, and no Pod is admitted without it.
+    let account = ["get", "serviceaccount", "default", "-n", "production"];
+    wait::until("production's service account", CHANGE, || stage.kubectl(&account).map(Some))?;
     one_namespace(stage)?;
     no_secrets_configmaps(stage)?;
     metadata_of_everything(stage)?;

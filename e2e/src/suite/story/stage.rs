@@ -33,7 +33,9 @@ pub(super) const CONTROLLER: &str = "system:serviceaccount:audit-operator:audit-
 
 /// Within seconds here: a reaction to an object, a line in the log.
 pub(super) const SOON: Duration = Duration::from_secs(120);
-/// A change of the manifest takes about a minute here, most of it the kubelet's.
+/// A change of the manifest takes about a minute here, most of it the kubelet's. And what waits for the scheduler or
+/// the controller manager can take minutes: they end when their API server goes away, and the kubelet starts them again
+/// after a longer pause each time.
 pub(super) const CHANGE: Duration = Duration::from_secs(600);
 
 /// The cluster, the tools, and whom it is told to.
