@@ -97,7 +97,8 @@ struct Agent {
     bundles: Api<Secret>,
     events: Recorder,
     bundle: Option<Rendered>,
-    reported: Option<AuditNodeStatus>,
+    /// What was reported last, and to which object: one that was deleted and made anew knows nothing.
+    reported: Option<(Option<String>, AuditNodeStatus)>,
 }
 
 impl Agent {
@@ -176,17 +177,18 @@ impl Agent {
     /// Writes the status when it says something new.
     async fn report(&mut self, node: &AuditNode, status: AuditNodeStatus) -> anyhow::Result<()> {
         // What was reported may not be back through the watch yet: compare with both.
-        if self.reported.as_ref() == Some(&status) || node.status.as_ref() == Some(&status) {
+        let reported = (node.uid(), status);
+        if self.reported.as_ref() == Some(&reported) || node.status.as_ref() == Some(&reported.1) {
             return Ok(());
         }
         let name = node.name_any();
-        let written = cluster::apply_status(&self.nodes, api::AGENT_FIELD_MANAGER, &name, &status).await;
+        let written = cluster::apply_status(&self.nodes, api::AGENT_FIELD_MANAGER, &name, &reported.1).await;
         match written {
             Err(error) if cluster::is_not_found(&error) => return Ok(()),
             written => written.with_context(|| format!("status of AuditNode `{name}`"))?,
         }
-        self.tell(node, &status).await;
-        self.reported = Some(status);
+        self.tell(node, &reported.1).await;
+        self.reported = Some(reported);
         Ok(())
     }
 
@@ -196,7 +198,7 @@ impl Agent {
             condition::get(&status.conditions, Type::Ready).map(|c| c.reason.clone())
         };
         let Some(new) = condition::get(&status.conditions, Type::Ready) else { return };
-        let old = self.reported.as_ref().or(node.status.as_ref()).and_then(reason);
+        let old = self.reported.as_ref().map(|(_, status)| status).or(node.status.as_ref()).and_then(reason);
         if old.as_ref() == Some(&new.reason) {
             return;
         }
