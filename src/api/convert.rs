@@ -93,8 +93,7 @@ fn policy(
         inline.clone()
     } else {
         let Some(text) = config_map else {
-            let message =
-                "the ConfigMap's text is needed to render; give the policy inline to work without a cluster";
+            let message = "the ConfigMap's text is needed to render; without a cluster, put the ConfigMap into the same file or give the policy inline";
             return (None, vec![Finding::operator("config-map-unread", "spec.policy.configMapRef", message)]);
         };
         let (valid, found) = ValidPolicy::load(text.as_bytes(), server);

@@ -24,52 +24,65 @@ pub fn is_one(bytes: &[u8]) -> bool {
     documents.iter().any(|d| d.json["kind"] == KIND)
 }
 
-/// The spec in a file with everything that its schema finds.
-pub fn parse(bytes: &[u8]) -> (Option<(AuditConfigurationSpec, Option<String>)>, Vec<Finding>) {
+/// The spec of a file and what it renders to, or every finding, each with its place in the file.
+pub fn render(
+    bytes: &[u8],
+    server: ServerVersion,
+) -> (Option<(AuditConfigurationSpec, Rendered)>, Vec<Finding>) {
     let (documents, mut findings) = documents(bytes);
-    let ours: Vec<&Document> = documents.iter().filter(|d| d.json["kind"] == KIND).collect();
-    let document = match ours.as_slice() {
-        [document] => *document,
-        [] => {
-            if findings.is_empty() {
-                findings.push(Finding::operator(
-                    "no-configuration",
-                    "",
-                    format!("there is no {KIND} in the file"),
-                ));
-            }
-            return (None, findings);
-        }
-        [_, second, ..] => {
-            let message = format!("a second {KIND}; give one a file");
-            findings
-                .push(Finding::operator("second-configuration", "kind", message).at(second.locate("kind")));
-            return (None, findings);
+    let Some(document) = only_one(&documents, &mut findings) else { return (None, findings) };
+    let located = |finding: Finding| match finding.position {
+        Some(_) => finding,
+        None => {
+            let position = document.locate(&finding.path);
+            finding.at(position)
         }
     };
     if document.json["apiVersion"] != API_VERSION {
         let message = format!("must be `{API_VERSION}`");
-        findings
-            .push(Finding::server("api-version", "apiVersion", message).at(document.locate("apiVersion")));
+        findings.push(located(Finding::server("api-version", "apiVersion", message)));
     }
-    for finding in schema::check_configuration(&document.json) {
-        let position = document.locate(&finding.path);
-        findings.push(finding.at(position));
-    }
+    findings.extend(schema::check_configuration(&document.json).into_iter().map(located));
     if findings.iter().any(|f| f.severity() == Severity::Error) {
         return (None, findings);
     }
-    match serde_json::from_value::<AuditConfigurationSpec>(document.json["spec"].clone()) {
-        Ok(spec) => {
-            let config_map = config_map_text(&spec, &documents);
-            (Some((spec, config_map)), findings)
-        }
+    let spec = match serde_json::from_value::<AuditConfigurationSpec>(document.json["spec"].clone()) {
+        Ok(spec) => spec,
         Err(error) => {
-            findings
-                .push(Finding::server("undecodable", "spec", error.to_string()).at(document.locate("spec")));
+            findings.push(located(Finding::server("undecodable", "spec", error.to_string())));
+            return (None, findings);
+        }
+    };
+    match convert::render(&spec, config_map_text(&spec, &documents).as_deref(), server) {
+        Ok((rendered, warnings)) => {
+            findings.extend(warnings.into_iter().map(located));
+            (Some((spec, rendered)), findings)
+        }
+        Err(errors) => {
+            findings.extend(errors.into_iter().map(located));
             (None, findings)
         }
     }
+}
+
+/// The file's one AuditConfiguration; none, or a second one, is a finding.
+fn only_one<'d>(documents: &'d [Document], findings: &mut Vec<Finding>) -> Option<&'d Document> {
+    let ours: Vec<&Document> = documents.iter().filter(|d| d.json["kind"] == KIND).collect();
+    match ours.as_slice() {
+        [document] => return Some(document),
+        [] if findings.is_empty() => {
+            let message = format!("there is no {KIND} in the file");
+            findings.push(Finding::operator("no-configuration", "", message));
+        }
+        // What could not be read has been said, and may have been it.
+        [] => {}
+        [_, second, ..] => {
+            let message = format!("a second {KIND}; give one a file");
+            let finding = Finding::operator("second-configuration", "kind", message);
+            findings.push(finding.at(second.locate("kind")));
+        }
+    }
+    None
 }
 
 fn config_map_text(spec: &AuditConfigurationSpec, documents: &[Document]) -> Option<String> {
@@ -80,35 +93,6 @@ fn config_map_text(spec: &AuditConfigurationSpec, documents: &[Document]) -> Opt
             && json["metadata"]["namespace"] == reference.namespace.as_str()
     })?;
     document["data"].get(&reference.key).and_then(Value::as_str).map(str::to_owned)
-}
-
-/// The spec of a file and what it renders to, or every finding.
-pub fn render(
-    bytes: &[u8],
-    server: ServerVersion,
-) -> (Option<(AuditConfigurationSpec, Rendered)>, Vec<Finding>) {
-    let (parsed, mut findings) = parse(bytes);
-    let Some((spec, config_map)) = parsed else { return (None, findings) };
-    let located = |finding: Finding| {
-        let (documents, _) = documents(bytes);
-        match documents.iter().find(|d| d.json["kind"] == KIND) {
-            Some(document) if finding.position.is_none() => {
-                let position = document.locate(&finding.path);
-                finding.at(position)
-            }
-            _ => finding,
-        }
-    };
-    match convert::render(&spec, config_map.as_deref(), server) {
-        Ok((rendered, warnings)) => {
-            findings.extend(warnings.into_iter().map(located));
-            (Some((spec, rendered)), findings)
-        }
-        Err(errors) => {
-            findings.extend(errors.into_iter().map(located));
-            (None, findings)
-        }
-    }
 }
 
 /// The same for a verb that needs the rendering: findings are printed, and an error when there is none.

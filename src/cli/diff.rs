@@ -1,13 +1,12 @@
 //! `kubectl audit diff`: what an AuditConfiguration would change in a manifest, without a cluster and without writing.
 
-use std::path::Path;
-
-use serde_json::json;
+use anyhow::Context;
+use serde_json::{Value, json};
 
 use crate::audit::ServerVersion;
 use crate::install::{self, NodeFacts, Planned, Wanted};
 
-use super::{CHANGED, Format, OK, Streams, configuration, print, validate};
+use super::{CHANGED, Format, OK, Streams, configuration, print};
 
 /// Arguments of `diff`.
 #[derive(clap::Args, Debug)]
@@ -24,36 +23,38 @@ pub struct Args {
 }
 
 /// Prints the unified diff; exit code 2 when there is one.
+#[expect(clippy::disallowed_methods, reason = "a file the user named on the command line")]
 pub fn run(args: &Args, streams: &mut Streams<'_>) -> anyhow::Result<u8> {
     // The manifest tells the version that the policy must suit; it is judged by that below.
     let (spec, rendered) = configuration::rendered(&args.filename, ServerVersion::LATEST, streams)?;
-    let facts = NodeFacts {
-        manifest_path: args.manifest.clone(),
-        manifest: validate::read_source(Path::new(&args.manifest), streams)?,
-        policy_file: None,
-        settled: None,
-    };
+    let manifest =
+        std::fs::read(&args.manifest).with_context(|| format!("cannot read `{}`", args.manifest))?;
+    let facts =
+        NodeFacts { manifest_path: args.manifest.clone(), manifest, policy_file: None, settled: None };
     let planned = install::plan(&facts, &Wanted::Audit(Box::new(rendered)), spec.existing_flags.into())?;
     print_plan(&planned, args.output, streams)
 }
 
+/// A plan as JSON; `node apply` says what became of it in further fields.
+pub(super) fn plan_json(planned: &Planned) -> Value {
+    json!({
+        "changed": planned.changes(),
+        "revision": planned.revision(),
+        "from": planned.from(),
+        "to": planned.to(),
+        "diff": planned.diff().text,
+        "files": planned.files.iter().map(|f| f.path.as_str()).collect::<Vec<_>>(),
+    })
+}
+
 /// Prints a plan; [`CHANGED`] when the manifest would change or files are missing.
 pub fn print_plan(planned: &Planned, format: Format, streams: &mut Streams<'_>) -> anyhow::Result<u8> {
-    let diff = planned.diff();
     match format {
         Format::Json => {
-            let value = json!({
-                "changed": planned.changes(),
-                "revision": planned.revision(),
-                "from": planned.from(),
-                "to": planned.to(),
-                "diff": diff.text,
-                "files": planned.files.iter().map(|f| f.path.as_str()).collect::<Vec<_>>(),
-            });
-            writeln!(streams.out, "{}", serde_json::to_string_pretty(&value)?)?;
+            writeln!(streams.out, "{}", serde_json::to_string_pretty(&plan_json(planned))?)?;
         }
         Format::Text => {
-            print::diff(&diff.text, streams)?;
+            print::diff(&planned.diff().text, streams)?;
             for file in &planned.files {
                 writeln!(streams.err, "would write `{}`", file.path)?;
             }

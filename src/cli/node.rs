@@ -118,16 +118,10 @@ async fn carry_out(
     let settled = journal.as_ref().is_none_or(|(j, _)| j.state == State::Settled);
     match format {
         Format::Json => {
-            let value = json!({
-                "changed": planned.changes(),
-                "revision": planned.revision(),
-                "from": planned.from(),
-                "to": planned.to(),
-                "diff": planned.diff().text,
-                "state": journal.as_ref().map(|(j, _)| j.state.name()),
-                "reason": journal.as_ref().map(|(j, _)| j.state.reason()),
-                "backup": journal.as_ref().map(|(_, backup)| backup),
-            });
+            let mut value = diff::plan_json(planned);
+            value["state"] = json!(journal.as_ref().map(|(j, _)| j.state.name()));
+            value["reason"] = json!(journal.as_ref().map(|(j, _)| j.state.reason()));
+            value["backup"] = json!(journal.as_ref().map(|(_, backup)| backup));
             writeln!(streams.out, "{}", serde_json::to_string_pretty(&value)?)?;
         }
         Format::Text => match &journal {
