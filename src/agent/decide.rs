@@ -3,7 +3,7 @@
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
-use crate::api::node::{Install, Permit, Plan};
+use crate::api::node::{Install, Permit, Plan, Rehearsal};
 use crate::api::{AuditNode, AuditNodeStatus};
 use crate::condition::{self, Reason, Type};
 use crate::install::{self, Journal, NodeFacts, Order, Planned, State, Wanted};
@@ -44,6 +44,8 @@ pub(super) fn decide(situation: &Situation<'_>) -> (AuditNodeStatus, Option<Orde
         revision: None,
         plan: None,
         install: last.map(|(order, journal)| install_status(order, journal)),
+        api_server_address: None,
+        proof: None,
         conditions: old.conditions,
     };
     let planned = match planned(situation) {
@@ -123,6 +125,9 @@ fn install_status(order: &Order, journal: Option<&Journal>) -> Install {
         since: seconds(journal.map_or(order.created, |j| j.since)),
         message: journal.map(Journal::message).unwrap_or_default(),
         backup: Some(order.backup()),
+        rehearsal: Rehearsal::None,
+        steps: Vec::new(),
+        unanswered_milliseconds: None,
     }
 }
 
