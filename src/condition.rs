@@ -127,6 +127,8 @@ reasons! {
     RolledBack,
     /// The manifest could not be put right; a person has to.
     InstallFailed,
+    /// The change was rehearsed by a second API server and found bad; nothing live was touched.
+    RehearsalFailed,
     /// The installer's static Pod did not start; nothing was touched.
     InstallerMissing,
     /// The log's files could grow beyond the free space; nothing was written.
@@ -154,6 +156,7 @@ pub fn needs_a_person(reason: &str) -> bool {
         Reason::InstallRefused,
         Reason::RolledBack,
         Reason::InstallFailed,
+        Reason::RehearsalFailed,
         Reason::InstallerMissing,
         Reason::DiskBudget,
         Reason::ProofMissing,

@@ -91,7 +91,7 @@ pub(super) fn list(disk: &dyn Disk, folder: &Path) -> Result<Vec<String>, Error>
 #[cfg(test)]
 mod tests {
     use std::fs;
-    use std::os::unix::fs::PermissionsExt;
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
     use super::*;
     use crate::host::disk::RealDisk;

@@ -29,7 +29,9 @@ pub(super) fn available_memory() -> Option<u64> {
 
 /// The first port of [`PORTS`] that can be listened on, other than `but`.
 pub(super) fn free_port(but: Option<u16>) -> Option<u16> {
-    PORTS.filter(|port| Some(*port) != but).find(|port| TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_ok())
+    PORTS
+        .filter(|port| Some(*port) != but)
+        .find(|port| TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_ok())
 }
 
 impl Host {
@@ -41,9 +43,9 @@ impl Host {
         [root.join("memory"), root].iter().find_map(|folder| find(folder, &names, 4)).and_then(|pod| {
             let stat = fs::read_to_string(pod.join("memory.stat")).ok()?;
             // Version 1, then 2.
-            ["total_rss ", "anon "].iter().find_map(|name| {
-                stat.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok())
-            })
+            ["total_rss ", "anon "]
+                .iter()
+                .find_map(|name| stat.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok()))
         })
     }
 }
@@ -57,8 +59,10 @@ fn find(folder: &Path, names: &[String], depth: usize) -> Option<std::path::Path
         return Some(found.path());
     }
     // Pods lie below kubepods and their class of service, nowhere else.
-    let below = entries.iter().filter(|e| e.file_name().to_string_lossy().contains("kubepods"));
-    if depth == 0 { None } else { below.into_iter().find_map(|e| find(&e.path(), names, depth - 1)) }
+    let may_hold =
+        |name: &str| ["kubepods", "burstable", "besteffort"].iter().any(|part| name.contains(part));
+    let mut below = entries.iter().filter(|e| may_hold(&e.file_name().to_string_lossy()));
+    if depth == 0 { None } else { below.find_map(|e| find(&e.path(), names, depth - 1)) }
 }
 
 #[cfg(test)]
@@ -78,7 +82,11 @@ mod tests {
     #[test]
     fn a_pods_memory_is_found_under_both_versions_and_drivers() {
         check("memory/kubepods/burstable/podab-cd", "cache 9\nrss 1\ntotal_rss 7\n", Some(7));
-        check("kubepods.slice/kubepods-burstable.slice/kubepods-burstable-podab_cd.slice", "anon 5\nfile 6\n", Some(5));
+        check(
+            "kubepods.slice/kubepods-burstable.slice/kubepods-burstable-podab_cd.slice",
+            "anon 5\nfile 6\n",
+            Some(5),
+        );
         check("memory/kubepods/burstable/podother", "total_rss 7\n", None);
         check("system.slice/podab-cd", "anon 5\n", None);
     }

@@ -41,7 +41,10 @@ impl Host {
             if name.starts_with('.') || name == *own || self.disk().is_folder(&other) {
                 continue;
             }
-            if file::read(self.disk(), &other)?.and_then(|bytes| self::identity(&bytes)).is_some_and(|i| i == identity) {
+            if file::read(self.disk(), &other)?
+                .and_then(|bytes| self::identity(&bytes))
+                .is_some_and(|i| i == identity)
+            {
                 rivals.push(name);
             }
         }

@@ -24,6 +24,7 @@ mod stand_in;
 mod state;
 
 pub use disk::{Disk, RealDisk};
+pub use server::PodLogs;
 pub use state::Lock;
 
 /// kubeadm's place for the manifest.

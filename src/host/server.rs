@@ -3,12 +3,14 @@
 use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom};
-use std::path::Path;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use crate::install::{Health, Server};
 use crate::manifest::{self, Manifest, Probe};
 
+use super::disk::RealDisk;
 use super::{Host, file};
 
 /// The kubelet's folder of container logs: `<namespace>_<pod>_<uid>/<container>/<n>.log`.
@@ -27,13 +29,36 @@ pub(super) async fn observe(host: &Host, node: &str, bytes: &[u8], port_is_ours:
             return Server { containers: BTreeSet::new(), running: None, health, last_words: String::new() };
         }
     };
-    let Containers { starts, running, last_words } = containers(host, node, &manifest);
+    let Containers { starts, running, last_words } = containers(&PodLogs::new(host, node, &manifest));
     let health = if port_is_ours {
         Health::NotReady("the stand-in answers in its place".to_owned())
     } else {
         health(&probes(&manifest), manifest.flag("advertise-address")).await
     };
     Server { containers: starts, running, health, last_words }
+}
+
+impl Host {
+    /// The logs of the API server's Pods, and the address it listens on, as its manifest on the disk says; `None` while that
+    /// cannot be read, or where there is no server.
+    pub fn server(&self) -> Option<(PodLogs, SocketAddr)> {
+        let bytes = file::read(self.disk(), &self.at(&self.manifest)).ok()??;
+        let manifest = manifest::decode(&bytes).and_then(manifest::read).ok()?;
+        // kube-apiserver listens on both families when its address is unspecified.
+        let address = manifest.flag("bind-address").and_then(|a| a.parse::<IpAddr>().ok());
+        let address = address.filter(|a| !a.is_unspecified()).unwrap_or(Ipv6Addr::UNSPECIFIED.into());
+        let logs = PodLogs::new(self, self.node_name.as_deref()?, &manifest);
+        Some((logs, (address, manifest.secure_port()).into()))
+    }
+}
+
+/// Where the kubelet keeps the logs of one container of a static Pod, over all its UIDs.
+#[derive(Clone, Debug)]
+pub struct PodLogs {
+    folder: PathBuf,
+    /// Of the folders of its Pods, up to the UID.
+    prefix: String,
+    container: String,
 }
 
 /// The starts of a Pod's main container.
@@ -47,17 +72,31 @@ pub(super) struct Containers {
     pub(super) last_words: String,
 }
 
+impl PodLogs {
+    pub(super) fn new(host: &Host, node: &str, manifest: &Manifest) -> Self {
+        Self {
+            folder: host.at(POD_LOGS),
+            prefix: format!("{}_{}-{}_", manifest.namespace, manifest.name, node.to_lowercase()),
+            container: manifest.container.clone(),
+        }
+    }
+
+    /// The starts of the container, see [`Server::containers`].
+    pub fn starts(&self) -> BTreeSet<String> {
+        containers(self).starts
+    }
+}
+
 /// What cannot be listed is not there: a Pod's folder goes away at any moment.
-pub(super) fn containers(host: &Host, node: &str, manifest: &Manifest) -> Containers {
-    let folder = host.at(POD_LOGS);
-    let prefix = format!("{}_{}-{}_", manifest.namespace, manifest.name, node.to_lowercase());
+pub(super) fn containers(logs: &PodLogs) -> Containers {
+    let PodLogs { folder, prefix, container } = logs;
     let mut starts = BTreeSet::new();
     let mut newest: Option<(SystemTime, String)> = None;
     let mut made = Vec::new();
-    for name in file::list(host.disk(), &folder).unwrap_or_default() {
-        let Some(uid) = name.strip_prefix(&prefix) else { continue };
-        let container = folder.join(&name).join(&manifest.container);
-        for log in file::list(host.disk(), &container).unwrap_or_default() {
+    for name in file::list(&RealDisk, folder).unwrap_or_default() {
+        let Some(uid) = name.strip_prefix(prefix.as_str()) else { continue };
+        let container = folder.join(&name).join(container);
+        for log in file::list(&RealDisk, &container).unwrap_or_default() {
             let path = container.join(&log);
             // The log is a link into the container runtime's own folder on some runtimes: its own time will do.
             let Ok(metadata) = fs::symlink_metadata(&path) else { continue };
@@ -77,7 +116,11 @@ pub(super) fn containers(host: &Host, node: &str, manifest: &Manifest) -> Contai
     let running = newest.map(|(_, uid)| uid);
     made.sort();
     // The same Pod's one before the last.
-    let ended = made.iter().rev().nth(1).filter(|(_, _, path)| path.parent() == made.last().and_then(|m| m.2.parent()));
+    let ended = made
+        .iter()
+        .rev()
+        .nth(1)
+        .filter(|(_, _, path)| path.parent() == made.last().and_then(|m| m.2.parent()));
     let last_words = ended.map(|(_, _, path)| last_words(&tail(path))).unwrap_or_default();
     Containers { starts, running, last_words }
 }
@@ -140,7 +183,7 @@ pub(super) async fn health_at(host: &str, port: u16) -> Health {
 
 /// The manifest's own probes, else kube-apiserver's endpoints on its secure port.
 fn probes(manifest: &Manifest) -> Vec<Probe> {
-    let port = manifest.flag("secure-port").and_then(|p| p.parse().ok()).unwrap_or(6443);
+    let port = manifest.secure_port();
     let endpoint = |path: &str| Probe { scheme: "HTTPS".to_owned(), host: None, port, path: path.to_owned() };
     vec![
         manifest.liveness.clone().unwrap_or_else(|| endpoint("/livez")),
@@ -151,12 +194,7 @@ fn probes(manifest: &Manifest) -> Vec<Probe> {
 /// One request as the kubelet's own probe makes it: to the node's own address, without credentials, the certificate not
 /// verified (`pkg/probe/http`).
 async fn ask(probe: &Probe, address: Option<&str>) -> Result<(), String> {
-    let host = probe
-        .host
-        .as_deref()
-        .filter(|host| !host.is_empty())
-        .or(address)
-        .unwrap_or("127.0.0.1");
+    let host = probe.host.as_deref().filter(|host| !host.is_empty()).or(address).unwrap_or("127.0.0.1");
     let host = if host.contains(':') { format!("[{host}]") } else { host.to_owned() };
     let url = format!("{}://{host}:{}", probe.scheme.to_lowercase(), probe.port);
     let mut config = kube::Config::new(url.parse().map_err(|e| format!("`{url}`: {e}"))?);
@@ -216,11 +254,14 @@ mod tests {
         let folder = root.path().join("var/log/pods/kube-system_kube-apiserver-n1_u/kube-apiserver");
         fs::create_dir_all(&folder).unwrap();
         fs::write(folder.join("0.log"), "t stderr F Error: unknown flag: --x\n").unwrap();
-        let once = containers(&host, "n1", &manifest);
-        assert_eq!((once.starts.len(), once.running.as_deref(), once.last_words.as_str()), (1, Some("u"), ""));
+        let once = containers(&PodLogs::new(&host, "n1", &manifest));
+        assert_eq!(
+            (once.starts.len(), once.running.as_deref(), once.last_words.as_str()),
+            (1, Some("u"), "")
+        );
         fs::write(folder.join("1.log"), "t stderr F starting\n").unwrap();
         fs::write(folder.join("0.log.20260102-030405"), "rotated").unwrap();
-        let again = containers(&host, "n1", &manifest);
+        let again = containers(&PodLogs::new(&host, "n1", &manifest));
         assert_eq!((again.starts.len(), again.last_words.as_str()), (2, "Error: unknown flag: --x"));
     }
 }

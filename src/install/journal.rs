@@ -5,6 +5,8 @@ use std::collections::BTreeSet;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use crate::audit::Level;
+
 use super::clock::{Deadline, Moment};
 use super::stand_in::{Role, StandIn};
 
@@ -68,8 +70,9 @@ pub struct Proof {
     pub audit_id: String,
     /// The request, e.g. `POST /api/v1/namespaces/default/configmaps?dryRun=All`.
     pub request: String,
-    /// Level at which it landed, or should have.
-    pub level: String,
+    /// Level at which it landed, or should have; `None` when there is nothing that could.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub level: Option<Level>,
     /// Index of the rule that decided, counted from 0.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rule: Option<usize>,

@@ -432,4 +432,4 @@ pub fn rivals_message(rivals: &[String]) -> String {
 }
 
 #[cfg(test)]
-pub(super) mod tests;
+pub(crate) mod tests;

@@ -36,12 +36,8 @@ pub fn name(order_id: &str) -> String {
 /// The manifest. JSON is YAML, but people read this file when something is wrong: it is written as YAML.
 pub fn manifest(order: &Order, pod: &InstallerPod<'_>) -> String {
     let folders = folders(order);
-    let volume = |(i, (path, folder)): (usize, (&String, &Folder))| {
-        json!({"name": format!("folder-{i}"), "hostPath": {"path": path, "type": folder.kind}})
-    };
-    let mount = |(i, (path, folder)): (usize, (&String, &Folder))| {
-        json!({"name": format!("folder-{i}"), "mountPath": format!("{ROOT}{path}"), "readOnly": folder.read_only})
-    };
+    let volume = |(i, (path, folder)): (usize, (&String, &Folder))| json!({"name": format!("folder-{i}"), "hostPath": {"path": path, "type": folder.kind}});
+    let mount = |(i, (path, folder)): (usize, (&String, &Folder))| json!({"name": format!("folder-{i}"), "mountPath": format!("{ROOT}{path}"), "readOnly": folder.read_only});
     // Taking a port below 1024 is the only thing it may need beyond reading and writing root's files.
     let added: &[&str] = if pod.port < 1024 { &["NET_BIND_SERVICE"] } else { &[] };
     let manifest = json!({
@@ -169,7 +165,8 @@ mod tests {
 
     #[test]
     fn it_has_no_capability_but_for_a_low_port_and_no_credentials() {
-        let capabilities = |port| made(&order(), port)["spec"]["containers"][0]["securityContext"]["capabilities"].clone();
+        let capabilities =
+            |port| made(&order(), port)["spec"]["containers"][0]["securityContext"]["capabilities"].clone();
         assert_eq!(capabilities(6443), json!({"drop": ["ALL"], "add": []}));
         assert_eq!(capabilities(443), json!({"drop": ["ALL"], "add": ["NET_BIND_SERVICE"]}));
         assert_eq!(made(&order(), 6443)["spec"].get("serviceAccountName"), None);

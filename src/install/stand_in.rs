@@ -99,7 +99,8 @@ impl StandIn {
         for container in containers.into_iter().flatten().filter_map(Value::as_mapping_mut) {
             // `ports` would be refused beside the live Pod's, probes would ask the live server, and requests could push other
             // Pods off the node.
-            for key in ["ports", "livenessProbe", "readinessProbe", "startupProbe", "lifecycle", "resources"] {
+            for key in ["ports", "livenessProbe", "readinessProbe", "startupProbe", "lifecycle", "resources"]
+            {
                 container.remove(key);
             }
             if container.get("name").and_then(Value::as_str) == Some(&read.container) {
@@ -213,7 +214,10 @@ mod tests {
             assert!(command.contains(&flag), "{flag} not in {command:#?}");
         }
         let times = |name: &str| command.iter().filter(|word| word.starts_with(name)).count();
-        assert_eq!([times("--secure-port="), times("--audit-log-path="), times("--etcd-servers=")], [1, 1, 1]);
+        assert_eq!(
+            [times("--secure-port="), times("--audit-log-path="), times("--etcd-servers=")],
+            [1, 1, 1]
+        );
         assert!(!command.contains(&"--etcd-servers=https://127.0.0.1:1"));
     }
 
@@ -235,14 +239,18 @@ mod tests {
             assert_eq!(container.get(key), None, "{key}");
         }
         assert_eq!(pod["spec"]["hostNetwork"], true);
-        assert_eq!(pod["spec"]["volumes"].as_sequence().map(Vec::len), Some(7), "its files are the real one's");
+        assert_eq!(
+            pod["spec"]["volumes"].as_sequence().map(Vec::len),
+            Some(7),
+            "its files are the real one's"
+        );
     }
 
     #[test]
     fn flags_of_other_people_stay_also_with_their_value_as_a_word_of_its_own() {
         let text = "apiVersion: v1\nkind: Pod\nmetadata: {name: kube-apiserver, namespace: kube-system}\nspec:\n  \
                     containers:\n  - name: kube-apiserver\n    command: [kube-apiserver]\n    args:\n    - \
-                    --secure_port\n    - '443'\n    - --v\n    - '4'\n    - --bind-address=::\n";
+                    --secure_port\n    - '443'\n    - --v\n    - '4'\n    - '--bind-address=::'\n";
         let pod = made(Role::Candidate, text);
         let args = pod["spec"]["containers"][0]["args"].as_sequence().expect("args");
         let args: Vec<_> = args.iter().filter_map(Value::as_str).collect();

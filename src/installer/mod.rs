@@ -74,13 +74,13 @@ pub async fn carry_out(host: &Host, order: &Order, _lock: &Lock) -> Result<Journ
     let mut journal = host.journal_of(order, Timestamp::now())?;
     // The first sign of life: the agent waits for it.
     host.record(order, &journal)?;
-    let mut service = Service::new(host.clone());
+    let mut service = Service::new(host, order);
     let mut silence = Silence::default();
     loop {
         let observed = host.observe(order, &journal, service.seen()).await?;
         let now = host.now();
         silence.count(&mut journal, &observed, &now);
-        service.follow(install::next::relief(&journal, &observed), host.addresses_path(order));
+        service.follow(install::next::relief(&journal, &observed));
         let mut step = install::next(order, &journal, &observed, &now);
         if let Err(error) = do_step(host, order, &mut journal, &step).await {
             warn!(order = order.id, ?step, %error, "a step failed");

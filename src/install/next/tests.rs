@@ -111,7 +111,7 @@ fn proved(stand_in: Option<u16>, result: ProofResult) -> Option<Proof> {
         time: order().created,
         audit_id: "id".to_owned(),
         request: "POST".to_owned(),
-        level: "Metadata".to_owned(),
+        level: Some(crate::audit::Level::Metadata),
         rule: Some(0),
         latency_milliseconds: 1,
         result,
@@ -254,7 +254,7 @@ mod rehearsal {
         check_start(started(None), seen(1, not_ready()), 1, &Step::Record(started(Some(at(1)))));
         let wait = Step::Wait("whether it ends".to_owned());
         check_start(started(Some(at(1))), seen(1, not_ready()), 5, &wait);
-        let swap = |second| {
+        let swap = |second: u64| {
             Step::Record(State::Swapping {
                 before: logs(&["old/0.log@1"]),
                 running: Some("old".to_owned()),
@@ -262,7 +262,8 @@ mod rehearsal {
             })
         };
         check_start(started(Some(at(1))), seen(1, not_ready()), 6, &swap(6));
-        let no_etcd = Seen { last_words: "etcd grpc connection not ready".to_owned(), ..seen(2, not_ready()) };
+        let no_etcd =
+            Seen { last_words: "etcd grpc connection not ready".to_owned(), ..seen(2, not_ready()) };
         check_start(started(Some(at(1))), no_etcd, 3, &swap(3));
         let ended = Seen { last_words: "unknown flag".to_owned(), ..seen(2, not_ready()) };
         let refused = journal(started(Some(at(1))), Some(stand_in.clone()));
