@@ -151,9 +151,15 @@ fn terms(node: &AuditNode) -> install::plan::Terms {
 }
 
 /// The status when the checks before the order failed.
-pub(super) fn preflight_failed(status: &mut AuditNodeStatus, node: &AuditNode, error: &str, now: Timestamp) {
+pub(super) fn preflight_failed(
+    status: &mut AuditNodeStatus,
+    node: &AuditNode,
+    reason: Reason,
+    error: &str,
+    now: Timestamp,
+) {
     let message = format!("{error}; nothing was written, and it is tried again");
-    set(status, node, false, Reason::PreflightFailed, message, now);
+    set(status, node, false, reason, message, now);
 }
 
 fn set(

@@ -25,7 +25,7 @@ use tracing::{info, warn};
 
 use crate::api::{self, AuditNode, AuditNodeStatus};
 use crate::cluster;
-use crate::condition::{self, Type};
+use crate::condition::{self, Reason, Type};
 use crate::host::{self, Host};
 use crate::install::pod::InstallerPod;
 use crate::install::{Journal, Order};
@@ -169,7 +169,13 @@ impl Agent {
         match done {
             // `audit-operator node` or the installer is at work.
             Ok(()) | Err(host::Error::Locked(_)) => {}
-            Err(error) => decide::preflight_failed(&mut status, &node, &error.to_string(), now),
+            Err(error) => {
+                let reason = match &error {
+                    host::Error::Room { .. } => Reason::DiskBudget,
+                    _ => Reason::PreflightFailed,
+                };
+                decide::preflight_failed(&mut status, &node, reason, &error.to_string(), now);
+            }
         }
         self.report(&node, status).await
     }

@@ -4,12 +4,14 @@
 //! in the agent's container, or any folder for image builds. No function here decides anything: [`crate::install`] does.
 #![expect(clippy::disallowed_methods, reason = "this is the edge where files are read and written")]
 
+use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use jiff::Timestamp;
 
+use crate::install::budget::LogBudget;
 use crate::install::order::STATE_FOLDER;
 use crate::install::{Journal, Memory, Moment, NodeFacts, Observed, Order, Relief};
 use crate::manifest;
@@ -59,6 +61,19 @@ pub enum Error {
         path: PathBuf,
         /// What is wrong, and what to do.
         problem: String,
+    },
+    /// The log could grow beyond what is free.
+    #[error(
+        "`{folder}` has room for {there} MiB of logs, and (maxBackups + 1) × maxSize is {wanted} MiB: make room, lower \
+         `spec.log.maxSize` or `spec.log.maxBackups`, or name another `spec.log.path`"
+    )]
+    Room {
+        /// The log's folder.
+        folder: String,
+        /// What the log may take, in MiB.
+        wanted: u64,
+        /// What is free or taken by this log already, in MiB.
+        there: u64,
     },
     /// Another process works on this node.
     #[error("another process holds `{0}`: an install is under way on this node; try again when it is done")]
@@ -117,18 +132,13 @@ impl Host {
         })
     }
 
-    /// Read-only checks before an order is given: folders that must be writable, and rival manifests.
+    /// Checks before an order is given: folders that must be writable, room for the log, and rival manifests.
     pub fn preflight(&self, order: &Order) -> Result<(), Error> {
         file::create_folder(self.disk(), &self.at(STATE_FOLDER))?;
-        let mut folders = vec![self.at(STATE_FOLDER)];
+        file::check_writable(&self.at(STATE_FOLDER))?;
         if !order.only_files() {
-            folders.extend(self.at(&self.manifest).parent().map(Path::to_owned));
-        }
-        for file in &order.files {
-            folders.extend(self.nearest_folder(&file.path));
-        }
-        for folder in &folders {
-            file::check_writable(folder)?;
+            file::check_writable(&self.manifests_folder())?;
+            self.check_room(order)?;
         }
         let rivals = self.rivals()?;
         if !rivals.is_empty() {
@@ -141,10 +151,29 @@ impl Host {
         Ok(())
     }
 
-    /// The folder of `path`, or the nearest one above it that exists.
-    fn nearest_folder(&self, path: &str) -> Option<PathBuf> {
-        let path = self.at(path);
-        path.ancestors().skip(1).find(|folder| folder.is_dir()).map(Path::to_owned)
+    /// Whether the log may grow as far as its flags allow. A full disk under /var takes more than the log with it.
+    fn check_room(&self, order: &Order) -> Result<(), Error> {
+        let Ok(manifest) = manifest::read(&order.target) else { return Ok(()) };
+        let Some(budget) = LogBudget::of(&manifest) else { return Ok(()) };
+        let folder = self.at(&budget.folder);
+        let used: u64 = file::list(self.disk(), &folder)?
+            .iter()
+            .filter(|name| budget.is_log(name))
+            .filter_map(|name| fs::metadata(folder.join(name)).ok())
+            .map(|metadata| metadata.len())
+            .sum();
+        let Some(there) = folder.ancestors().find(|folder| folder.is_dir()) else { return Ok(()) };
+        let space = rustix::fs::statvfs(there)
+            .map_err(|e| Error::file("ask for the free space of", there)(e.into()))?;
+        let free = space.f_bavail.saturating_mul(space.f_frsize);
+        if used.saturating_add(free) >= budget.bytes {
+            return Ok(());
+        }
+        Err(Error::Room {
+            folder: budget.folder,
+            wanted: budget.bytes >> 20,
+            there: used.saturating_add(free) >> 20,
+        })
     }
 
     /// What the files say now, for [`crate::install::next()`]; nothing of servers, memory and ports.

@@ -55,7 +55,10 @@ fn grants(role: &Value) -> Vec<[String; 2]> {
                     what = format!("{what} {name}");
                 }
                 let verbs = words(&rule["verbs"]).join(", ");
-                assert!(!format!("{what} {verbs}").contains('*'), "a wildcard grants what comes later: {rule}");
+                assert!(
+                    !format!("{what} {verbs}").contains('*'),
+                    "a wildcard grants what comes later: {rule}"
+                );
                 granted.push([what, verbs]);
             }
         }
@@ -99,7 +102,11 @@ fn each_permission_is_in_security_md() {
     }
     let bindings = objects.iter().filter(|o| kind(o).ends_with("RoleBinding")).count();
     let roles = objects.iter().filter(|o| kind(o).ends_with("Role")).count();
-    assert_eq!((bindings, roles), (5, 7), "a binding to a role that is not the chart's grants what is not seen here");
+    assert_eq!(
+        (bindings, roles),
+        (5, 7),
+        "a binding to a role that is not the chart's grants what is not seen here"
+    );
     assert_eq!(granted, told("### In the API"), "granted by deploy/audit-operator.yaml (left), told (right)");
     assert_eq!(offered, told("### For people"), "offered by deploy/audit-operator.yaml (left), told (right)");
 }
