@@ -205,9 +205,15 @@ async fn ask(probe: &Probe, address: Option<&str>) -> Result<(), String> {
     let request = http::Request::get(&probe.path).body(Vec::new()).map_err(|e| e.to_string())?;
     match client.request_text(request).await {
         Ok(_) => Ok(()),
-        Err(kube::Error::Api(status)) => Err(format!("{} {}", status.code, status.message)),
+        Err(kube::Error::Api(status)) => Err(format!("{} {}", status.code, failing(&status.message))),
         Err(error) => Err(cause(&error)),
     }
+}
+
+/// The checks that fail, out of an answer that lists them all.
+fn failing(answer: &str) -> String {
+    let failed: Vec<&str> = answer.lines().filter_map(|line| line.strip_prefix("[-]")).collect();
+    if failed.is_empty() { answer.to_owned() } else { failed.join(", ") }
 }
 
 /// The innermost cause: "connection refused" says more than the layers around it.
@@ -242,6 +248,13 @@ mod tests {
         );
         check("2026-01-02T03:04:05.6Z stderr F killed\n", "killed");
         check("", "");
+    }
+
+    #[test]
+    fn of_many_checks_only_those_that_fail_are_said() {
+        let answer = "[+]ping ok\n[-]etcd failed: reason withheld\n[+]log ok\nreadyz check failed";
+        assert_eq!(failing(answer), "etcd failed: reason withheld");
+        assert_eq!(failing("forbidden"), "forbidden");
     }
 
     #[test]

@@ -113,10 +113,7 @@ pub fn plan(facts: &NodeFacts, wanted: &Wanted, existing: Existing) -> Result<Pl
             Wanted::Audit(rendered) => Some(rendered.revision().to_owned()),
             Wanted::Nothing => None,
         },
-        log_folders: match wanted {
-            Wanted::Audit(rendered) => log_folders(rendered),
-            Wanted::Nothing => Vec::new(),
-        },
+        log_folders: log_folders(wanted, &read),
         manifest_path: facts.manifest_path.clone(),
         manifest: read,
     })
@@ -141,9 +138,22 @@ fn check_policy(rendered: &Rendered, read: &Manifest) -> Result<Vec<Finding>, Er
     }
 }
 
-fn log_folders(rendered: &Rendered) -> Vec<String> {
-    let mounts = rendered.settings.mounts.iter().filter(|m| m.path_type == PathType::DirectoryOrCreate);
-    mounts.map(|m| m.host_path.clone()).collect()
+/// Folders of the log that is wanted and of the one that is there: a stand-in with either manifest writes beside it.
+fn log_folders(wanted: &Wanted, there: &Manifest) -> Vec<String> {
+    let mut folders = match wanted {
+        Wanted::Audit(rendered) => {
+            let mounts = rendered.settings.mounts.iter();
+            mounts
+                .filter(|m| m.path_type == PathType::DirectoryOrCreate)
+                .map(|m| m.host_path.clone())
+                .collect()
+        }
+        Wanted::Nothing => Vec::new(),
+    };
+    let old = there.flag("audit-log-path").filter(|path| path.starts_with('/'));
+    let old = old.and_then(|path| path.rsplit_once('/')).map(|(folder, _)| folder.to_owned());
+    folders.extend(old.filter(|old| !old.is_empty() && !folders.contains(old)));
+    folders
 }
 
 fn missing_files(facts: &NodeFacts, rendered: &Rendered) -> Vec<OrderedFile> {
