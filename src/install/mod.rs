@@ -6,6 +6,7 @@
 //! observed and at the clock, and names the one step to do; whoever does it decides nothing. The process may die and the
 //! machine may lose power between any two steps.
 
+pub mod addresses;
 pub mod budget;
 pub mod clock;
 pub mod journal;
