@@ -16,6 +16,8 @@ pub enum Type {
     Progressing,
     /// Something a person has to look at.
     Degraded,
+    /// A node's audit events land in its log.
+    Proven,
 }
 
 impl Type {
@@ -25,6 +27,35 @@ impl Type {
             Self::Ready => "Ready",
             Self::Progressing => "Progressing",
             Self::Degraded => "Degraded",
+            Self::Proven => "Proven",
+        }
+    }
+}
+
+/// Whether a condition holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Status {
+    /// It does.
+    True,
+    /// It does not.
+    False,
+    /// It cannot be told.
+    Unknown,
+}
+
+impl From<bool> for Status {
+    fn from(holds: bool) -> Self {
+        if holds { Self::True } else { Self::False }
+    }
+}
+
+impl Status {
+    /// The string in the API object.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::True => "True",
+            Self::False => "False",
+            Self::Unknown => "Unknown",
         }
     }
 }
@@ -66,6 +97,10 @@ reasons! {
     RollingOut,
     /// `spec.rollout.paused` is true.
     Paused,
+    /// `spec.rollout.approval` is Manual, and `approvedRevision` does not name what waits.
+    ApprovalNeeded,
+    /// The rollout waits because a control-plane node is not ready.
+    NodeNotReady,
     /// No node matches `spec.nodeSelector`.
     NoNodes,
     /// The agent has not looked at this object's newest spec yet.
@@ -92,11 +127,25 @@ reasons! {
     RolledBack,
     /// The manifest could not be put right; a person has to.
     InstallFailed,
+    /// The change was rehearsed by a second API server and found bad; nothing live was touched.
+    RehearsalFailed,
+    /// The installer's static Pod did not start; nothing was touched.
+    InstallerMissing,
+    /// The log's files could grow beyond the free space; nothing was written.
+    DiskBudget,
     /// At least one node failed; the rollout stands still.
     NodeFailed,
+    /// An audit event was found in the node's log.
+    ProofLanded,
+    /// A request that the policy logs left no event in the node's log.
+    ProofMissing,
+    /// It cannot be proved that events land; the message says why.
+    Unprovable,
+    /// A proof has not been made yet.
+    ProofPending,
 }
 
-/// Whether an AuditNode whose Ready condition has this reason needs a person; everything else passes by itself.
+/// Whether an AuditNode whose Ready or Proven condition has this reason needs a person; everything else passes by itself.
 pub fn needs_a_person(reason: &str) -> bool {
     const BROKEN: &[Reason] = &[
         Reason::BundleUnreadable,
@@ -107,6 +156,10 @@ pub fn needs_a_person(reason: &str) -> bool {
         Reason::InstallRefused,
         Reason::RolledBack,
         Reason::InstallFailed,
+        Reason::RehearsalFailed,
+        Reason::InstallerMissing,
+        Reason::DiskBudget,
+        Reason::ProofMissing,
     ];
     BROKEN.iter().any(|broken| broken.as_str() == reason)
 }
@@ -115,13 +168,13 @@ pub fn needs_a_person(reason: &str) -> bool {
 pub fn set(
     conditions: &mut Vec<Condition>,
     type_: Type,
-    status: bool,
+    status: impl Into<Status>,
     reason: Reason,
     message: impl Into<String>,
     generation: Option<i64>,
     now: Timestamp,
 ) {
-    let status = if status { "True" } else { "False" };
+    let status = status.into().as_str();
     let old = conditions.iter_mut().find(|c| c.type_ == type_.as_str());
     let last_transition_time = match &old {
         Some(c) if c.status == status => c.last_transition_time.clone(),

@@ -1,16 +1,33 @@
 //! What the agent reports and orders, from what it sees. Pure.
 
+use std::time::Duration;
+
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
-use crate::api::node::{Install, Permit, Plan};
+use crate::api::node::{Install, Permit, Plan, Proof, ProofResult, Rehearsal, Step};
+use crate::api::rollout::StandIn;
 use crate::api::{AuditNode, AuditNodeStatus};
-use crate::condition::{self, Reason, Type};
+use crate::condition::{self, Reason, Status, Type};
+use crate::install::journal::{self, Refuser, Rehearsed};
 use crate::install::{self, Journal, NodeFacts, Order, Planned, State, Wanted};
 use crate::revision::Rendered;
 
 /// Pause before an install that was refused for a passing reason (a full disk, an edit at that moment) is tried again.
 const RETRY_REFUSED: SignedDuration = SignedDuration::from_secs(60);
+
+/// Pause before a change whose rehearsal failed is rehearsed again: it costs the node the memory of a second API server.
+const RETRY_REHEARSAL: SignedDuration = SignedDuration::from_mins(10);
+
+/// How long the kubelet may take to start the installer. It starts an added static Pod at once; a node under load may need
+/// a while.
+const INSTALLER_STARTS: Duration = Duration::from_secs(90);
+
+/// How long the installer may take to take its own manifest away after the end.
+const INSTALLER_LEAVES: Duration = Duration::from_secs(30);
+
+/// Steps that are reported.
+const STEPS: usize = 32;
 
 /// The wanted revision's bundle.
 pub(super) enum Bundle {
@@ -29,7 +46,50 @@ pub(super) struct Situation<'a> {
     pub(super) facts: Result<NodeFacts, String>,
     pub(super) order: Option<Order>,
     pub(super) journal: Option<Journal>,
+    /// Whether the installer of `order` is in the manifests folder.
+    pub(super) installer: bool,
+    /// How long order, journal's state and installer have been as they are, on the agent's own clock.
+    pub(super) unchanged: Duration,
+    /// The last proof the agent made by itself.
+    pub(super) proof: Option<journal::Proof>,
     pub(super) now: Timestamp,
+}
+
+/// What is to be done about the installer's manifest.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Chore {
+    /// Add it: there is an order to carry out and nobody who does.
+    AddInstaller,
+    /// Take it away, and the order back: the kubelet does not start it.
+    Withdraw,
+    /// Take it away: the order is carried out, and it did not leave by itself.
+    RemoveInstaller,
+}
+
+/// What is to be done about the installer of the order on the disk.
+pub(super) fn chore(situation: &Situation<'_>) -> Option<Chore> {
+    let (_, journal) = last_install(situation)?;
+    let finished = journal.is_some_and(|j| j.state.is_final());
+    match (finished, situation.installer) {
+        (false, false) => Some(Chore::AddInstaller),
+        (false, true) if journal.is_none() && situation.unchanged >= INSTALLER_STARTS => {
+            Some(Chore::Withdraw)
+        }
+        (true, true) if situation.unchanged >= INSTALLER_LEAVES => Some(Chore::RemoveInstaller),
+        _ => None,
+    }
+}
+
+/// The outcome of an order whose installer did not start.
+pub(super) fn withdrawn(image: &str) -> State {
+    State::Refused {
+        by: Refuser::Agent,
+        reason: format!(
+            "the kubelet did not start the installer's static Pod within {} s; is the image `{image}` on this node? \
+             `kubectl describe pod -n kube-system -l app.kubernetes.io/component=installer` tells more",
+            INSTALLER_STARTS.as_secs()
+        ),
+    }
 }
 
 /// The status to report, and the order to give once it passes the preflight.
@@ -44,36 +104,62 @@ pub(super) fn decide(situation: &Situation<'_>) -> (AuditNodeStatus, Option<Orde
         revision: None,
         plan: None,
         install: last.map(|(order, journal)| install_status(order, journal)),
+        api_server_address: None,
+        proof: last_proof(situation).map(proof_status),
         conditions: old.conditions,
     };
+    set_proven(&mut status, situation);
     let planned = match planned(situation) {
         Ok(planned) => planned,
         Err((reason, message)) => {
             // What cannot be read now was read before: the version says which rules a policy must obey.
             status.kube_api_server_version = old.kube_api_server_version;
             status.revision = old.revision;
+            status.api_server_address = old.api_server_address;
             set(&mut status, node, false, reason, message, situation.now);
             return (status, None);
         }
     };
     status.kube_api_server_version = planned.manifest.server_version_tag().map(str::to_owned);
     status.revision = planned.manifest.revision.clone();
+    status.api_server_address = planned.manifest.server_url();
     if planned.changes() {
         status.plan = Some(plan_status(&planned));
     }
     let (ready, reason, message) = verdict(situation, &planned, last);
     set(&mut status, node, ready, reason, message, situation.now);
     let order = permitted(node, &planned)
-        .filter(|_| reason == Reason::WaitingForPermit || reason == Reason::InstallRefused)
+        .filter(|_| {
+            let retried = [Reason::InstallRefused, Reason::RehearsalFailed, Reason::InstallerMissing];
+            reason == Reason::WaitingForPermit || retried.contains(&reason)
+        })
         .filter(|_| may_try(last, &planned, situation.now))
-        .map(|()| planned.order(node.spec.keep_backups, situation.now));
+        .map(|()| planned.order(&terms(node), situation.now));
     (status, order)
 }
 
+/// What the node's spec says about how a change is made.
+fn terms(node: &AuditNode) -> install::plan::Terms {
+    install::plan::Terms {
+        keep_backups: node.spec.keep_backups,
+        health_timeout_seconds: node.spec.health_timeout_seconds,
+        rehearsal: match node.spec.stand_in {
+            StandIn::Auto => install::Rehearsal::Auto,
+            StandIn::Never => install::Rehearsal::StartOnly,
+        },
+    }
+}
+
 /// The status when the checks before the order failed.
-pub(super) fn preflight_failed(status: &mut AuditNodeStatus, node: &AuditNode, error: &str, now: Timestamp) {
+pub(super) fn preflight_failed(
+    status: &mut AuditNodeStatus,
+    node: &AuditNode,
+    reason: Reason,
+    error: &str,
+    now: Timestamp,
+) {
     let message = format!("{error}; nothing was written, and it is tried again");
-    set(status, node, false, Reason::PreflightFailed, message, now);
+    set(status, node, false, reason, message, now);
 }
 
 fn set(
@@ -114,6 +200,57 @@ fn last_install<'a>(situation: &'a Situation<'_>) -> Option<(&'a Order, Option<&
     Some((order, situation.journal.as_ref().filter(|j| j.order == order.id)))
 }
 
+/// The newer of the installer's proof on the live server and the agent's own.
+fn last_proof<'a>(situation: &'a Situation<'_>) -> Option<&'a journal::Proof> {
+    let installers = last_install(situation).and_then(|(_, journal)| journal?.proof.as_ref());
+    let installers = installers.filter(|proof| proof.stand_in.is_none());
+    [installers, situation.proof.as_ref()].into_iter().flatten().max_by_key(|proof| proof.time)
+}
+
+fn proof_status(proof: &journal::Proof) -> Proof {
+    let some = |text: &str| Some(text.to_owned()).filter(|text| !text.is_empty());
+    let landed = proof.result == journal::ProofResult::Landed;
+    Proof {
+        time: seconds(proof.time),
+        audit_id: some(&proof.audit_id),
+        request: some(&proof.request),
+        level: proof.level,
+        rule: proof.rule.and_then(|rule| u32::try_from(rule).ok()),
+        latency_milliseconds: i64::try_from(proof.latency_milliseconds).ok().filter(|_| landed),
+        result: match proof.result {
+            journal::ProofResult::Landed => ProofResult::Landed,
+            journal::ProofResult::Missing => ProofResult::Missing,
+            journal::ProofResult::Unprovable => ProofResult::Unprovable,
+        },
+        message: proof.message.clone(),
+    }
+}
+
+/// The condition Proven: of the settings that run, so only where some do.
+fn set_proven(status: &mut AuditNodeStatus, situation: &Situation<'_>) {
+    let node = situation.node;
+    let proof = last_proof(situation);
+    let (holds, reason, message) = match proof.map(|p| (p.result, p)) {
+        _ if node.spec.revision.is_none() => {
+            status.proof = None;
+            status.conditions.retain(|c| c.type_ != Type::Proven.as_str());
+            return;
+        }
+        None => (Status::Unknown, Reason::ProofPending, "no proof was made yet".to_owned()),
+        Some((journal::ProofResult::Landed, p)) => {
+            (Status::True, Reason::ProofLanded, format!("the event of `{}` is in the log", p.request))
+        }
+        Some((journal::ProofResult::Missing, p)) => {
+            (Status::False, Reason::ProofMissing, format!("`{}` left no event: {}", p.request, p.message))
+        }
+        Some((journal::ProofResult::Unprovable, p)) => {
+            (Status::Unknown, Reason::Unprovable, p.message.clone())
+        }
+    };
+    let generation = node.metadata.generation;
+    condition::set(&mut status.conditions, Type::Proven, holds, reason, message, generation, situation.now);
+}
+
 fn install_status(order: &Order, journal: Option<&Journal>) -> Install {
     Install {
         id: order.id.clone(),
@@ -123,7 +260,30 @@ fn install_status(order: &Order, journal: Option<&Journal>) -> Install {
         since: seconds(journal.map_or(order.created, |j| j.since)),
         message: journal.map(Journal::message).unwrap_or_default(),
         backup: Some(order.backup()),
+        rehearsal: match journal.map(|j| j.rehearsed).unwrap_or_default() {
+            Rehearsed::No => Rehearsal::None,
+            Rehearsed::StartOnly => Rehearsal::StartOnly,
+            Rehearsed::Full => Rehearsal::Full,
+        },
+        steps: journal.map(steps).unwrap_or_default(),
+        // It grows many times a second while the API server is away: said when it is certain.
+        unanswered_milliseconds: journal
+            .filter(|j| j.state.is_final())
+            .and_then(|j| i64::try_from(j.unanswered_milliseconds).ok()),
     }
+}
+
+/// The last states of a journal.
+fn steps(journal: &Journal) -> Vec<Step> {
+    let surplus = journal.history.len().saturating_sub(STEPS);
+    let step = |(time, line): &(Timestamp, String)| {
+        let (state, message) = match line.split_once(": ") {
+            Some((state, message)) => (state, Some(message.to_owned())),
+            None => (line.as_str(), None),
+        };
+        Step { state: state.to_owned(), time: seconds(*time), message }
+    };
+    journal.history[surplus..].iter().map(step).collect()
 }
 
 /// Kubernetes' times have whole seconds; finer ones would differ from what is read back.
@@ -163,8 +323,13 @@ fn verdict(
             State::Failed { reason } if to == (order.from.clone(), order.to.clone()) => {
                 return (false, Reason::InstallFailed, reason.clone());
             }
-            State::Refused { reason } if to == (order.from.clone(), order.to.clone()) => {
-                return (false, Reason::InstallRefused, format!("{reason}; the manifest was not touched"));
+            State::Refused { by, reason } if to == (order.from.clone(), order.to.clone()) => {
+                let why = match by {
+                    Refuser::Checks => Reason::InstallRefused,
+                    Refuser::Rehearsal => Reason::RehearsalFailed,
+                    Refuser::Agent => Reason::InstallerMissing,
+                };
+                return (false, why, format!("{reason}; the manifest was not touched"));
             }
             _ => {}
         }
@@ -201,7 +366,12 @@ fn may_try(last: Option<(&Order, Option<&Journal>)>, planned: &Planned, now: Tim
     let Some((order, Some(journal))) = last else { return last.is_none() };
     let same = (&order.from, &order.to) == (&planned.from(), &planned.to());
     match journal.state {
-        State::Refused { .. } if same => now.duration_since(journal.since) >= RETRY_REFUSED,
+        State::Refused { by, .. } if same => {
+            let pause = if by == Refuser::Rehearsal { RETRY_REHEARSAL } else { RETRY_REFUSED };
+            let since = now.duration_since(journal.since);
+            // A clock that was set back must not keep it waiting.
+            since >= pause || since.is_negative()
+        }
         State::RolledBack { .. } | State::Failed { .. } if same => false,
         _ => journal.state.is_final(),
     }

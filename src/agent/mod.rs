@@ -1,6 +1,7 @@
 //! The agent: one on each control-plane node. It observes, plans, reports, and puts permitted orders on the disk.
 //!
-//! It never writes the manifest: [`crate::installer`] does, from the order. It looks at its AuditNode by watch, and at its
+//! It never writes the manifest: [`crate::installer`] does, from the order, in a static Pod that the agent adds for it and
+//! that outlives the agent, a reboot and the API server. It looks at its AuditNode by watch, and at its
 //! own node's files by reading them; while nothing changes it sends nothing to the API server. It talks to whatever
 //! API server answers; while none does (say, because its own is being restarted) it goes on trying.
 #![expect(clippy::disallowed_methods, reason = "this is the edge where the clock is read")]
@@ -9,7 +10,7 @@ mod decide;
 
 use std::pin::pin;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use futures::Future;
@@ -24,12 +25,14 @@ use tracing::{info, warn};
 
 use crate::api::{self, AuditNode, AuditNodeStatus};
 use crate::cluster;
-use crate::condition::{self, Type};
+use crate::condition::{self, Reason, Type};
 use crate::host::{self, Host};
-use crate::install::Order;
+use crate::install::pod::InstallerPod;
+use crate::install::{Journal, Order};
+use crate::manifest;
 use crate::revision::Rendered;
 
-use decide::{Bundle, Situation};
+use decide::{Bundle, Chore, Situation};
 
 /// How often the node's own files are looked at; nothing is sent when they have not changed.
 const LOOK: Duration = Duration::from_secs(1);
@@ -43,6 +46,8 @@ pub struct Options {
     pub node_name: String,
     /// Namespace of the operator: bundles lie there.
     pub namespace: String,
+    /// The image of the installer's static Pod: this agent's own, because that is on the node.
+    pub installer_image: String,
 }
 
 /// Runs until `shutdown` ends. An install under way goes on where it is when the agent comes back.
@@ -99,6 +104,8 @@ struct Agent {
     bundle: Option<Rendered>,
     /// What was reported last, and to which object: one that was deleted and made anew knows nothing.
     reported: Option<(Option<String>, AuditNodeStatus)>,
+    /// Order, journal's state and whether the installer is there, and since when it is so.
+    unchanged: Option<((Option<String>, Option<&'static str>, bool), Instant)>,
 }
 
 impl Agent {
@@ -116,6 +123,7 @@ impl Agent {
             store,
             bundle: None,
             reported: None,
+            unchanged: None,
         }
     }
 
@@ -127,28 +135,101 @@ impl Agent {
             Bundle::Rendered(rendered) => Some(rendered.policy_path.clone()),
             Bundle::Nothing | Bundle::Unusable(_) => None,
         };
-        let read = |host: &Host| Ok((host.facts(policy_path.as_deref())?, host.order()?, host.journal()?));
-        let (facts, order, journal) = match read(&self.host) {
-            Ok((facts, order, journal)) => (Ok(facts), order, journal),
-            Err(error) => (Err(host::Error::to_string(&error)), None, None),
+        let read = |host: &Host| {
+            let (order, journal) = (host.order()?, host.journal()?);
+            let installer = match &order {
+                Some(order) => host.has_installer(&order.id)?,
+                None => false,
+            };
+            Ok((host.facts(policy_path.as_deref())?, order, journal, installer))
         };
-        let situation =
-            Situation { node: &node, bundle: &bundle, facts, order, journal, now: Timestamp::now() };
+        let (facts, order, journal, installer) = match read(&self.host) {
+            Ok((facts, order, journal, installer)) => (Ok(facts), order, journal, installer),
+            Err(error) => (Err(host::Error::to_string(&error)), None, None, false),
+        };
+        let unchanged = self.unchanged_for(order.as_ref(), journal.as_ref(), installer);
+        let now = Timestamp::now();
+        let situation = Situation {
+            node: &node,
+            bundle: &bundle,
+            facts,
+            order,
+            journal,
+            installer,
+            unchanged,
+            proof: None,
+            now,
+        };
         let (mut status, order) = decide::decide(&situation);
-        if let Some(order) = &order
-            && let Err(error) = self.give(order)
-        {
-            decide::preflight_failed(&mut status, &node, &error.to_string(), situation.now);
+        let done = match (&order, decide::chore(&situation), &situation.order) {
+            (Some(order), _, _) => self.give(order),
+            (None, Some(chore), Some(order)) => self.do_chore(&chore, order),
+            _ => Ok(()),
+        };
+        match done {
+            // `audit-operator node` or the installer is at work.
+            Ok(()) | Err(host::Error::Locked(_)) => {}
+            Err(error) => {
+                let reason = match &error {
+                    host::Error::Room { .. } => Reason::DiskBudget,
+                    _ => Reason::PreflightFailed,
+                };
+                decide::preflight_failed(&mut status, &node, reason, &error.to_string(), now);
+            }
         }
         self.report(&node, status).await
     }
 
-    /// Checks the node and gives the order, unless somebody works on the node right now.
+    /// How long these have been as they are, on the clock that nobody sets.
+    fn unchanged_for(
+        &mut self,
+        order: Option<&Order>,
+        journal: Option<&Journal>,
+        installer: bool,
+    ) -> Duration {
+        let journal = journal.filter(|j| order.is_some_and(|o| o.id == j.order));
+        let now = (order.map(|o| o.id.clone()), journal.map(|j| j.state.name()), installer);
+        match &self.unchanged {
+            Some((before, since)) if *before == now => since.elapsed(),
+            _ => {
+                self.unchanged = Some((now, Instant::now()));
+                Duration::ZERO
+            }
+        }
+    }
+
+    /// Checks the node, gives the order and adds the installer, unless somebody works on the node right now.
     fn give(&self, order: &Order) -> Result<(), host::Error> {
         let _lock = self.host.lock()?;
         self.host.preflight(order)?;
         self.host.give(order)?;
+        self.add_installer(order)?;
         info!(order = order.id, from = order.from, to = order.to, "order given");
+        Ok(())
+    }
+
+    fn add_installer(&self, order: &Order) -> Result<(), host::Error> {
+        let port = manifest::read(&order.target).map_or(6443, |manifest| manifest.secure_port());
+        let (node_name, image) = (&self.options.node_name, &self.options.installer_image);
+        self.host.add_installer(order, &InstallerPod { node_name, image, port })
+    }
+
+    fn do_chore(&self, chore: &Chore, order: &Order) -> Result<(), host::Error> {
+        let _lock = self.host.lock()?;
+        let begun = self.host.journal()?.filter(|j| j.order == order.id);
+        match chore {
+            Chore::AddInstaller => self.add_installer(order)?,
+            // Under the lock nobody begins it; somebody may just have done so.
+            Chore::Withdraw if begun.is_none() => {
+                let now = Timestamp::now();
+                let state = decide::withdrawn(&self.options.installer_image);
+                self.host.record(order, &Journal::begin(&order.id, now).record(state, now))?;
+                self.host.remove_installer(&order.id)?;
+            }
+            Chore::Withdraw => return Ok(()),
+            Chore::RemoveInstaller => self.host.remove_installer(&order.id)?,
+        }
+        info!(order = order.id, ?chore, "the installer's manifest");
         Ok(())
     }
 

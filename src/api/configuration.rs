@@ -13,6 +13,8 @@ use serde::{Deserialize, Serialize};
 use crate::audit::{Policy, Profile, Rule as PolicyRule};
 use crate::manifest::Existing;
 
+use super::rollout::{Proof, Rollout};
+
 /// Audit logging of a kubeadm cluster's API servers: the policy, the log, and the nodes it applies to.
 #[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
 #[kube(
@@ -63,6 +65,9 @@ pub struct AuditConfigurationSpec {
     /// How the change is brought to the nodes, one at a time.
     #[serde(default)]
     pub rollout: Rollout,
+    /// How often each node proves that its API server still logs.
+    #[serde(default)]
+    pub proof: Proof,
 }
 
 fn control_plane() -> LabelSelector {
@@ -313,15 +318,6 @@ impl Default for Backups {
     }
 }
 
-/// How the change is brought to the nodes.
-#[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
-#[serde(rename_all = "camelCase")]
-pub struct Rollout {
-    /// No node gets a permit while this is true; plans are still reported, and an install under way is finished.
-    #[serde(default)]
-    pub paused: bool,
-}
-
 /// How far it is.
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase")]
@@ -338,7 +334,7 @@ pub struct AuditConfigurationStatus {
     /// What the rollout waits for, in words; absent when it waits for nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub waiting_on: Option<String>,
-    /// Ready, Progressing, Degraded.
+    /// Ready, Progressing and Degraded, always all three.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(
         length(max = 8),
@@ -357,6 +353,6 @@ pub struct NodeCounts {
     pub updated: u32,
     /// Which run the revision and are healthy.
     pub ready: u32,
-    /// Whose install failed or was rolled back.
+    /// Which need a person: an install failed or was rolled back, or an event does not land.
     pub failed: u32,
 }

@@ -8,6 +8,7 @@ use crate::manifest::{Flag, Mount, PathType};
 use crate::revision::{PLACEHOLDER, POLICY_FOLDER, Rendered};
 
 use super::configuration::{AuditConfigurationSpec, LogBackend, LogFormat, LogMode, PolicySource};
+use super::{duration, rollout};
 
 /// Volume of the log folder; the name that the usual hand-made set-up uses.
 pub const LOG_VOLUME: &str = "audit-log";
@@ -60,6 +61,7 @@ pub fn render(
 ) -> Result<(Rendered, Vec<Finding>), Vec<Finding>> {
     let (policy, mut findings) = policy(&spec.policy, config_map, server);
     findings.extend(log_findings(&spec.log));
+    findings.extend(rollout::findings(&spec.rollout, &spec.proof));
     findings.extend(spec.policy.path.as_deref().and_then(policy_path_finding));
     match policy {
         Some(policy) if findings.iter().all(|f| f.severity() != Severity::Error) => {
@@ -202,7 +204,7 @@ fn log_findings(log: &LogBackend) -> Vec<Finding> {
             let message = "needs `mode: batch`; kube-apiserver ignores it otherwise";
             findings.push(Finding::operator("log-batch-mode", "spec.log.batch", message));
         }
-        if batch.max_wait.as_deref().is_some_and(|wait| !is_duration(wait)) {
+        if batch.max_wait.as_deref().is_some_and(|wait| duration::parse(wait).is_none()) {
             let message = "is not a duration such as `500ms` or `1m30s`";
             findings.push(Finding::operator("log-batch-wait", "spec.log.batch.maxWait", message));
         }
@@ -225,21 +227,6 @@ fn log_findings(log: &LogBackend) -> Vec<Finding> {
         }
     }
     findings
-}
-
-/// Whether kube-apiserver's flag parser takes it (Go's `time.ParseDuration`, without a sign).
-fn is_duration(text: &str) -> bool {
-    let mut rest = text;
-    while !rest.is_empty() {
-        let number = rest.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(rest.len());
-        let unit = rest[number..].find(|c: char| c.is_ascii_digit()).map_or(rest.len(), |i| number + i);
-        let is_number = rest[..number].parse::<f64>().is_ok();
-        if !is_number || !["ns", "us", "ms", "s", "m", "h"].contains(&&rest[number..unit]) {
-            return text == "0";
-        }
-        rest = &rest[unit..];
-    }
-    !text.is_empty()
 }
 
 fn folder(path: &str) -> &str {

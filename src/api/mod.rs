@@ -7,7 +7,9 @@
 
 pub mod configuration;
 pub mod convert;
+mod duration;
 pub mod node;
+pub mod rollout;
 pub mod schema;
 
 pub use configuration::{AuditConfiguration, AuditConfigurationSpec, AuditConfigurationStatus};
@@ -25,6 +27,10 @@ pub const REVISION_LABEL: &str = "audit-operator.dev/revision";
 pub const BUNDLE_KEY: &str = "rendered.json";
 /// Key in a bundle Secret that holds the policy file, for people.
 pub const BUNDLE_POLICY_KEY: &str = "policy.yaml";
+/// Annotation of an AuditNode: what the node waits for before its plan is permitted, in words; absent when it waits for
+/// nothing. An annotation and no field of `spec`, because it orders nothing: a change of it makes no new generation
+/// that the agent would have to look at. An agent cannot write it: it may patch `status` only.
+pub const WAITING_ON_ANNOTATION: &str = "audit-operator.dev/waiting-on";
 /// Label of a control-plane node; kubeadm sets it (with an empty value) on every one.
 pub const CONTROL_PLANE_LABEL: &str = "node-role.kubernetes.io/control-plane";
 /// Secrets and bundles kept beside those in use, newest first: enough to look back, bounded.

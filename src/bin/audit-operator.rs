@@ -56,6 +56,24 @@ enum Command {
         /// The manifest, below the root.
         #[arg(long, value_name = "PATH", default_value = host::MANIFEST)]
         manifest: String,
+        /// Image of the installer's static Pod: the one this agent runs from.
+        #[arg(long, value_name = "IMAGE")]
+        installer_image: String,
+    },
+    /// Carry out one order on this node, without an API server; the agent starts it as a static Pod.
+    Installer {
+        /// Identity of the order.
+        #[arg(long, value_name = "ID")]
+        order: String,
+        /// Name of this node in Kubernetes.
+        #[arg(long, value_name = "NAME")]
+        node_name: String,
+        /// Where the node's folders are mounted.
+        #[arg(long, value_name = "DIR", default_value = "/")]
+        root: String,
+        /// The manifest, below the root.
+        #[arg(long, value_name = "PATH", default_value = host::MANIFEST)]
+        manifest: String,
     },
     /// The same engine without a cluster: for image builds, the first control-plane node, and break-glass.
     #[command(subcommand)]
@@ -69,7 +87,7 @@ fn main() -> ExitCode {
     let cli: Cli = cli::parse();
     // Verbs for people speak through their output; the log is for when something is wrong.
     let level = match cli.command {
-        Command::Controller { .. } | Command::Agent { .. } => "info",
+        Command::Controller { .. } | Command::Agent { .. } | Command::Installer { .. } => "info",
         Command::Node(_) | Command::Generate(_) => "error",
     };
     let filter = std::env::var("RUST_LOG").unwrap_or_else(|_| level.to_owned());
@@ -92,13 +110,14 @@ fn main() -> ExitCode {
             controller::run(client().await?, options, shutdown()?).await?;
             Ok(cli::OK)
         }),
-        Command::Agent { node_name, namespace, root, manifest } => runtime.block_on(async {
+        Command::Agent { node_name, namespace, root, manifest, installer_image } => runtime.block_on(async {
             let host = Host::new(root, manifest, Some(node_name.clone()));
-            let options = agent::Options { node_name, namespace };
-            tokio::select! {
-                result = agent::run(client().await?, host.clone(), options, shutdown()?) => result?,
-                () = installer::serve(&host) => {}
-            }
+            let options = agent::Options { node_name, namespace, installer_image };
+            agent::run(client().await?, host, options, shutdown()?).await?;
+            Ok(cli::OK)
+        }),
+        Command::Installer { order, node_name, root, manifest } => runtime.block_on(async {
+            installer::run(&Host::new(root, manifest, Some(node_name)), &order, shutdown()?).await?;
             Ok(cli::OK)
         }),
         Command::Node(verb) => runtime.block_on(node::run(&verb, streams)),

@@ -6,7 +6,9 @@ use serde_json::json;
 
 use crate::audit::ServerVersion;
 use crate::host::{self, Host};
-use crate::install::{self, Journal, Planned, State, Wanted};
+use crate::install::order::HEALTH_TIMEOUT_SECONDS;
+use crate::install::plan::Terms;
+use crate::install::{self, Journal, Planned, Rehearsal, State, Wanted};
 use crate::installer;
 use crate::manifest::Existing;
 
@@ -20,10 +22,25 @@ const KEEP_BACKUPS: u32 = 10;
 pub enum Verb {
     /// Print the change to this node's manifest; exit code 2 when there is one, 0 when none, 1 on error.
     Plan(WithConfig),
-    /// Make the change: backup, swap, wait until the API server is healthy, or put the manifest back.
-    Apply(WithConfig),
+    /// Make the change: backup, rehearsal, swap, wait until the API server is healthy and logs an event, or put the
+    /// manifest back.
+    Apply {
+        /// How the change is tried first.
+        #[arg(long, value_enum, default_value_t)]
+        rehearsal: Try,
+        /// What to apply, and where.
+        #[command(flatten)]
+        with: WithConfig,
+    },
     /// Take the audit settings out again.
-    Restore(Place),
+    Restore {
+        /// How the change is tried first.
+        #[arg(long, value_enum, default_value_t)]
+        rehearsal: Try,
+        /// Where.
+        #[command(flatten)]
+        place: Place,
+    },
     /// Print what is on this node and what became of the last change.
     Status(Place),
 }
@@ -55,6 +72,28 @@ pub struct Place {
     output: Format,
 }
 
+/// How a change is tried before anything live is touched.
+#[derive(clap::ValueEnum, Clone, Copy, Debug, Default)]
+pub enum Try {
+    /// By a second API server that also serves meanwhile; where memory is short, as `start`.
+    #[default]
+    Auto,
+    /// By a start without etcd, which finds bad policies and flags.
+    Start,
+    /// Not at all.
+    None,
+}
+
+impl From<Try> for Rehearsal {
+    fn from(wanted: Try) -> Self {
+        match wanted {
+            Try::Auto => Self::Auto,
+            Try::Start => Self::StartOnly,
+            Try::None => Self::None,
+        }
+    }
+}
+
 impl Place {
     fn host(&self) -> Host {
         let host_name = || rustix::system::uname().nodename().to_string_lossy().to_lowercase();
@@ -70,28 +109,34 @@ pub async fn run(verb: &Verb, streams: &mut Streams<'_>) -> anyhow::Result<u8> {
             let (planned, _) = planned(args, streams)?;
             diff::print_plan(&planned, args.place.output, streams)
         }
-        Verb::Apply(args) => {
-            let host = args.place.host();
+        Verb::Apply { rehearsal, with } => {
+            let host = with.place.host();
             let lock = host.lock()?;
-            let (planned, keep) = planned(args, streams)?;
-            carry_out(&host, &lock, &planned, keep, args.place.output, streams).await
+            let (planned, terms) = planned(with, streams)?;
+            let terms = Terms { rehearsal: (*rehearsal).into(), ..terms };
+            carry_out(&host, &lock, &planned, &terms, with.place.output, streams).await
         }
-        Verb::Restore(place) => {
+        Verb::Restore { rehearsal, place } => {
             let host = place.host();
             let lock = host.lock()?;
             let planned = install::plan(&host.facts(None)?, &Wanted::Nothing, Existing::Refuse)?;
-            carry_out(&host, &lock, &planned, KEEP_BACKUPS, place.output, streams).await
+            let terms = Terms { rehearsal: (*rehearsal).into(), ..terms(KEEP_BACKUPS) };
+            carry_out(&host, &lock, &planned, &terms, place.output, streams).await
         }
         Verb::Status(place) => status(&place.host(), place.output, streams),
     }
 }
 
-fn planned(args: &WithConfig, streams: &mut Streams<'_>) -> anyhow::Result<(Planned, u32)> {
+fn terms(keep_backups: u32) -> Terms {
+    Terms { keep_backups, health_timeout_seconds: HEALTH_TIMEOUT_SECONDS, rehearsal: Rehearsal::Auto }
+}
+
+fn planned(args: &WithConfig, streams: &mut Streams<'_>) -> anyhow::Result<(Planned, Terms)> {
     // The manifest's image tells the version that the policy must suit; the plan judges by that.
     let (spec, rendered) = configuration::rendered(&args.config, ServerVersion::LATEST, streams)?;
     let facts = args.place.host().facts(Some(&rendered.policy_path))?;
     let wanted = Wanted::Audit(Box::new(rendered));
-    Ok((install::plan(&facts, &wanted, spec.existing_flags.into())?, spec.backups.keep))
+    Ok((install::plan(&facts, &wanted, spec.existing_flags.into())?, terms(spec.backups.keep)))
 }
 
 #[expect(clippy::disallowed_methods, reason = "the clock is read at the edge")]
@@ -99,7 +144,7 @@ async fn carry_out(
     host: &Host,
     lock: &host::Lock,
     planned: &Planned,
-    keep_backups: u32,
+    terms: &Terms,
     format: Format,
     streams: &mut Streams<'_>,
 ) -> anyhow::Result<u8> {
@@ -108,7 +153,7 @@ async fn carry_out(
         streams.out.flush()?;
     }
     let journal = if planned.changes() {
-        let order = planned.order(keep_backups, Timestamp::now());
+        let order = planned.order(terms, Timestamp::now());
         host.preflight(&order)?;
         host.give(&order)?;
         Some((installer::carry_out(host, &order, lock).await?, order.backup()))

@@ -9,7 +9,11 @@ use kube::ResourceExt;
 use kube::core::{Selector, SelectorExt};
 
 use crate::api::node::Permit;
-use crate::api::{self, AuditConfiguration, AuditConfigurationStatus, AuditNode, AuditNodeSpec, convert};
+use crate::api::rollout::{Approval, NO_REVISION};
+use crate::api::{
+    self, AuditConfiguration, AuditConfigurationSpec, AuditConfigurationStatus, AuditNode, AuditNodeSpec,
+    convert,
+};
 use crate::audit::{Finding, ServerVersion};
 use crate::condition::{self, Reason, Type};
 use crate::revision::Rendered;
@@ -183,21 +187,17 @@ fn wanted_nodes(world: &World, judged: &[Judged<'_>]) -> BTreeMap<String, AuditN
     for Judged { configuration, rendered, nodes, .. } in judged {
         for name in nodes {
             let old = audit_node(world, name).map(|n| &n.spec);
-            let revision = match rendered {
-                Ok(rendered) => Some(rendered.revision().to_owned()),
+            let spec = match rendered {
+                Ok(rendered) => wanted_spec(configuration, rendered, old),
                 // A configuration that cannot be rendered changes nothing on any node.
-                Err(_) => old.and_then(|spec| spec.revision.clone()),
+                Err(_) => match old {
+                    Some(old) => {
+                        AuditNodeSpec { configuration: Some(configuration.name_any()), ..old.clone() }
+                    }
+                    None => continue,
+                },
             };
-            let spec = AuditNodeSpec {
-                configuration: Some(configuration.name_any()),
-                revision,
-                permit: old.and_then(|spec| spec.permit.clone()),
-                existing_flags: configuration.spec.existing_flags,
-                keep_backups: configuration.spec.backups.keep,
-            };
-            if old.is_some() || rendered.is_ok() {
-                wanted.insert(name.clone(), with_owner(world, name, spec));
-            }
+            wanted.insert(name.clone(), with_owner(world, name, spec));
         }
     }
     for old in &world.audit_nodes {
@@ -208,6 +208,28 @@ fn wanted_nodes(world: &World, judged: &[Judged<'_>]) -> BTreeMap<String, AuditN
         });
     }
     wanted
+}
+
+fn wanted_spec(
+    configuration: &AuditConfiguration,
+    rendered: &Rendered,
+    old: Option<&AuditNodeSpec>,
+) -> AuditNodeSpec {
+    let AuditConfigurationSpec { rollout, proof, existing_flags, backups, .. } = &configuration.spec;
+    let name = configuration.name_any();
+    let removal_approved =
+        rollout.approval == Approval::Automatic || rollout.approved_revision.as_deref() == Some(NO_REVISION);
+    AuditNodeSpec {
+        configuration: Some(name.clone()),
+        revision: Some(rendered.revision().to_owned()),
+        permit: old.and_then(|spec| spec.permit.clone()),
+        existing_flags: *existing_flags,
+        keep_backups: backups.keep,
+        health_timeout_seconds: rollout.health_timeout_seconds().expect("a rendered spec has no findings"),
+        stand_in: rollout.stand_in,
+        proof_interval_seconds: proof.interval_seconds().expect("a rendered spec has no findings"),
+        removal_held_by: (!removal_approved).then_some(name),
+    }
 }
 
 /// An AuditNode that goes when its Node goes.

@@ -1,22 +1,16 @@
 //! One file: read it, or replace it so that no reader ever sees half of it.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::io;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{Access, AtFlags, CWD, Gid, Uid};
+use rustix::fs::{Access, AtFlags, CWD};
 
 use super::Error;
-
-/// Mode of a file that did not exist: policies and manifests can hold secrets.
-const PRIVATE_FILE: u32 = 0o600;
-/// Mode of a folder that did not exist.
-const PRIVATE_FOLDER: u32 = 0o700;
+use super::disk::Disk;
 
 /// The file's bytes, `None` when it does not exist.
-pub(super) fn read(path: &Path) -> Result<Option<Vec<u8>>, Error> {
-    match fs::read(path) {
+pub(super) fn read(disk: &dyn Disk, path: &Path) -> Result<Option<Vec<u8>>, Error> {
+    match disk.read(path) {
         Ok(bytes) => Ok(Some(bytes)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(Error::file("read", path)(error)),
@@ -26,17 +20,23 @@ pub(super) fn read(path: &Path) -> Result<Option<Vec<u8>>, Error> {
 /// Replaces a file's content, or makes the file.
 ///
 /// The bytes go to a dot-file in the same folder (the kubelet ignores those, and a rename needs the same file system),
-/// which gets the old file's owner and mode, is on the disk before it is renamed, and is renamed before the folder is
-/// on the disk. After an error the old file is as it was and the dot-file is gone.
-pub(super) fn replace(path: &Path, bytes: &[u8]) -> Result<(), Error> {
+/// which gets the old file's owner, mode and label, is on the disk before it is renamed, and is renamed before the
+/// folder is on the disk. After an error the old file is as it was and the dot-file is gone.
+pub(super) fn replace(disk: &dyn Disk, path: &Path, bytes: &[u8]) -> Result<(), Error> {
     let temporary = temporary(path)?;
-    let written = write_new(&temporary, path, bytes).and_then(|()| fs::rename(&temporary, path));
+    let removed = match disk.remove(&temporary) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    };
+    let written = removed
+        .and_then(|()| disk.write_new(&temporary, bytes, path))
+        .and_then(|()| disk.rename(&temporary, path));
     if let Err(error) = written {
         // What cannot be removed either is a dot-file, which nothing reads and the next try replaces.
-        let _ = fs::remove_file(&temporary);
+        let _ = disk.remove(&temporary);
         return Err(Error::file("write", path)(error));
     }
-    sync_folder(path)
+    sync_folder(disk, path)
 }
 
 fn temporary(path: &Path) -> Result<PathBuf, Error> {
@@ -47,44 +47,18 @@ fn temporary(path: &Path) -> Result<PathBuf, Error> {
     Ok(path.with_file_name(format!(".{}.audit-operator", name.to_string_lossy())))
 }
 
-fn write_new(temporary: &Path, like: &Path, bytes: &[u8]) -> io::Result<()> {
-    match fs::remove_file(temporary) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(PRIVATE_FILE).open(temporary)?;
-    match fs::metadata(like) {
-        Ok(old) => {
-            let mine = file.metadata()?;
-            if (old.uid(), old.gid()) != (mine.uid(), mine.gid()) {
-                rustix::fs::fchown(&file, Some(Uid::from_raw(old.uid())), Some(Gid::from_raw(old.gid())))?;
-            }
-            file.set_permissions(fs::Permissions::from_mode(old.mode() & 0o7777))?;
-        }
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        Err(error) => return Err(error),
-    }
-    file.write_all(bytes)?;
-    file.sync_all()
-}
-
-fn sync_folder(path: &Path) -> Result<(), Error> {
+fn sync_folder(disk: &dyn Disk, path: &Path) -> Result<(), Error> {
     let folder = path.parent().unwrap_or(Path::new("/"));
-    File::open(folder).and_then(|f| f.sync_all()).map_err(Error::file("bring to the disk", folder))
+    disk.sync_folder(folder).map_err(Error::file("bring to the disk", folder))
 }
 
 /// Makes a folder and those above it, 0700; one that exists is left as it is.
-pub(super) fn create_folder(path: &Path) -> Result<(), Error> {
-    use std::os::unix::fs::DirBuilderExt;
-    if path.is_dir() {
+pub(super) fn create_folder(disk: &dyn Disk, path: &Path) -> Result<(), Error> {
+    if disk.is_folder(path) {
         return Ok(());
     }
-    fs::DirBuilder::new()
-        .recursive(true)
-        .mode(PRIVATE_FOLDER)
-        .create(path)
-        .map_err(Error::file("make the folder", path))?;
-    sync_folder(path)
+    disk.create_folder(path).map_err(Error::file("make the folder", path))?;
+    sync_folder(disk, path)
 }
 
 /// Whether files can be made in a folder: by access(2), which also sees a read-only file system.
@@ -93,32 +67,34 @@ pub(super) fn check_writable(folder: &Path) -> Result<(), Error> {
         .map_err(|errno| Error::file("write into", folder)(errno.into()))
 }
 
-/// Removes a file; one that is not there is fine.
-pub(super) fn remove(path: &Path) -> Result<(), Error> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(Error::file("remove", path)(error)),
-        _ => Ok(()),
+/// Removes a file for good; one that is not there is fine.
+pub(super) fn remove(disk: &dyn Disk, path: &Path) -> Result<(), Error> {
+    match disk.remove(path) {
+        Ok(()) => sync_folder(disk, path),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(Error::file("remove", path)(error)),
     }
 }
 
 /// Names of the files in a folder, sorted; none when the folder does not exist.
-pub(super) fn list(folder: &Path) -> Result<Vec<String>, Error> {
-    let entries = match fs::read_dir(folder) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(Error::file("list", folder)(error)),
-    };
-    let mut names = entries
-        .map(|e| e.map(|e| e.file_name().to_string_lossy().into_owned()))
-        .collect::<io::Result<Vec<_>>>()
-        .map_err(Error::file("list", folder))?;
-    names.sort();
-    Ok(names)
+pub(super) fn list(disk: &dyn Disk, folder: &Path) -> Result<Vec<String>, Error> {
+    match disk.list(folder) {
+        Ok(mut names) => {
+            names.sort();
+            Ok(names)
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(error) => Err(Error::file("list", folder)(error)),
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
+
     use super::*;
+    use crate::host::disk::RealDisk;
 
     #[test]
     fn replacing_keeps_the_mode_and_leaves_nothing_beside_it() {
@@ -126,17 +102,17 @@ mod tests {
         let path = folder.path().join("kube-apiserver.yaml");
         fs::write(&path, "old").unwrap();
         fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
-        replace(&path, b"new").unwrap();
+        replace(&RealDisk, &path, b"new").unwrap();
         assert_eq!(fs::read(&path).unwrap(), b"new");
         assert_eq!(fs::metadata(&path).unwrap().mode() & 0o7777, 0o640);
-        assert_eq!(list(folder.path()).unwrap(), ["kube-apiserver.yaml"]);
+        assert_eq!(list(&RealDisk, folder.path()).unwrap(), ["kube-apiserver.yaml"]);
     }
 
     #[test]
     fn a_new_file_is_private() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("policy.yaml");
-        replace(&path, b"x").unwrap();
+        replace(&RealDisk, &path, b"x").unwrap();
         assert_eq!(fs::metadata(&path).unwrap().mode() & 0o7777, 0o600);
     }
 
@@ -145,9 +121,9 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("m.yaml");
         fs::write(temporary(&path).unwrap(), "half of it").unwrap();
-        replace(&path, b"whole").unwrap();
+        replace(&RealDisk, &path, b"whole").unwrap();
         assert_eq!(fs::read(&path).unwrap(), b"whole");
-        assert_eq!(list(folder.path()).unwrap(), ["m.yaml"]);
+        assert_eq!(list(&RealDisk, folder.path()).unwrap(), ["m.yaml"]);
     }
 
     #[test]
@@ -156,9 +132,9 @@ mod tests {
         // A folder in the place of the file makes the rename fail after everything else has worked.
         let path = folder.path().join("m.yaml");
         fs::create_dir(&path).unwrap();
-        let error = replace(&path, b"new").unwrap_err().to_string();
+        let error = replace(&RealDisk, &path, b"new").unwrap_err().to_string();
         assert!(error.contains("m.yaml"), "{error}");
         assert!(path.is_dir());
-        assert_eq!(list(folder.path()).unwrap(), ["m.yaml"]);
+        assert_eq!(list(&RealDisk, folder.path()).unwrap(), ["m.yaml"]);
     }
 }

@@ -32,16 +32,19 @@ impl Host {
         let (Some(folder), Some(own)) = (path.parent(), path.file_name().map(|n| n.to_string_lossy())) else {
             return Ok(Vec::new());
         };
-        let Some(identity) = file::read(&path)?.and_then(|bytes| identity(&bytes)) else {
+        let Some(identity) = file::read(self.disk(), &path)?.and_then(|bytes| identity(&bytes)) else {
             return Ok(Vec::new());
         };
         let mut rivals = Vec::new();
-        for name in file::list(folder)? {
+        for name in file::list(self.disk(), folder)? {
             let other = folder.join(&name);
-            if name.starts_with('.') || name == *own || !other.is_file() {
+            if name.starts_with('.') || name == *own || self.disk().is_folder(&other) {
                 continue;
             }
-            if file::read(&other)?.and_then(|bytes| self::identity(&bytes)).is_some_and(|i| i == identity) {
+            if file::read(self.disk(), &other)?
+                .and_then(|bytes| self::identity(&bytes))
+                .is_some_and(|i| i == identity)
+            {
                 rivals.push(name);
             }
         }

@@ -4,20 +4,29 @@
 //! in the agent's container, or any folder for image builds. No function here decides anything: [`crate::install`] does.
 #![expect(clippy::disallowed_methods, reason = "this is the edge where files are read and written")]
 
+use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use jiff::Timestamp;
 
+use crate::install::budget::LogBudget;
 use crate::install::order::STATE_FOLDER;
-use crate::install::{Journal, NodeFacts, Observed, Order};
+use crate::install::{Journal, Memory, Moment, NodeFacts, Observed, Order, Relief};
 use crate::manifest;
 
+mod disk;
 mod file;
+mod installer;
+mod machine;
 mod manifests;
 mod server;
+mod stand_in;
 mod state;
 
+pub use disk::{Disk, RealDisk};
+pub use server::PodLogs;
 pub use state::Lock;
 
 /// kubeadm's place for the manifest.
@@ -29,6 +38,7 @@ pub struct Host {
     root: PathBuf,
     manifest: String,
     node_name: Option<String>,
+    disk: Arc<dyn Disk>,
 }
 
 /// Something that could not be done on the node.
@@ -52,6 +62,19 @@ pub enum Error {
         /// What is wrong, and what to do.
         problem: String,
     },
+    /// The log could grow beyond what is free.
+    #[error(
+        "`{folder}` has room for {there} MiB of logs, and (maxBackups + 1) × maxSize is {wanted} MiB: make room, lower \
+         `spec.log.maxSize` or `spec.log.maxBackups`, or name another `spec.log.path`"
+    )]
+    Room {
+        /// The log's folder.
+        folder: String,
+        /// What the log may take, in MiB.
+        wanted: u64,
+        /// What is free or taken by this log already, in MiB.
+        there: u64,
+    },
     /// Another process works on this node.
     #[error("another process holds `{0}`: an install is under way on this node; try again when it is done")]
     Locked(PathBuf),
@@ -67,7 +90,16 @@ impl Error {
 impl Host {
     /// A host whose files lie under `root`. With a `node_name` it has an API server to observe; without, only files.
     pub fn new(root: impl Into<PathBuf>, manifest: impl Into<String>, node_name: Option<String>) -> Self {
-        Self { root: root.into(), manifest: manifest.into(), node_name }
+        Self { root: root.into(), manifest: manifest.into(), node_name, disk: Arc::new(RealDisk) }
+    }
+
+    /// The same host on another disk.
+    pub fn on(self, disk: Arc<dyn Disk>) -> Self {
+        Self { disk, ..self }
+    }
+
+    fn disk(&self) -> &dyn Disk {
+        self.disk.as_ref()
     }
 
     /// Where a path of the node lies for this process.
@@ -83,13 +115,13 @@ impl Host {
     /// What planning needs: the manifest, the policy file at `policy_path` if one is wanted, the last settled order.
     pub fn facts(&self, policy_path: Option<&str>) -> Result<NodeFacts, Error> {
         let path = self.at(&self.manifest);
-        let manifest = file::read(&path)?.ok_or_else(|| Error::Content {
+        let manifest = file::read(self.disk(), &path)?.ok_or_else(|| Error::Content {
             path: path.clone(),
             problem: "does not exist: is this a control-plane node that kubeadm set up? (`--manifest` names another place)"
                 .to_owned(),
         })?;
         let policy_file = match policy_path {
-            Some(path) => file::read(&self.at(path))?,
+            Some(path) => file::read(self.disk(), &self.at(path))?,
             None => None,
         };
         Ok(NodeFacts {
@@ -100,18 +132,13 @@ impl Host {
         })
     }
 
-    /// Read-only checks before an order is given: folders that must be writable, and rival manifests.
+    /// Checks before an order is given: folders that must be writable, room for the log, and rival manifests.
     pub fn preflight(&self, order: &Order) -> Result<(), Error> {
-        file::create_folder(&self.at(STATE_FOLDER))?;
-        let mut folders = vec![self.at(STATE_FOLDER)];
+        file::create_folder(self.disk(), &self.at(STATE_FOLDER))?;
+        file::check_writable(&self.at(STATE_FOLDER))?;
         if !order.only_files() {
-            folders.extend(self.at(&self.manifest).parent().map(Path::to_owned));
-        }
-        for file in &order.files {
-            folders.extend(self.nearest_folder(&file.path));
-        }
-        for folder in &folders {
-            file::check_writable(folder)?;
+            file::check_writable(&self.manifests_folder())?;
+            self.check_room(order)?;
         }
         let rivals = self.rivals()?;
         if !rivals.is_empty() {
@@ -124,22 +151,37 @@ impl Host {
         Ok(())
     }
 
-    /// The folder of `path`, or the nearest one above it that exists.
-    fn nearest_folder(&self, path: &str) -> Option<PathBuf> {
-        let path = self.at(path);
-        path.ancestors().skip(1).find(|folder| folder.is_dir()).map(Path::to_owned)
+    /// Whether the log may grow as far as its flags allow. A full disk under /var takes more than the log with it.
+    fn check_room(&self, order: &Order) -> Result<(), Error> {
+        let Ok(manifest) = manifest::read(&order.target) else { return Ok(()) };
+        let Some(budget) = LogBudget::of(&manifest) else { return Ok(()) };
+        let folder = self.at(&budget.folder);
+        let used: u64 = file::list(self.disk(), &folder)?
+            .iter()
+            .filter(|name| budget.is_log(name))
+            .filter_map(|name| fs::metadata(folder.join(name)).ok())
+            .map(|metadata| metadata.len())
+            .sum();
+        let Some(there) = folder.ancestors().find(|folder| folder.is_dir()) else { return Ok(()) };
+        let space = rustix::fs::statvfs(there)
+            .map_err(|e| Error::file("ask for the free space of", there)(e.into()))?;
+        let free = space.f_bavail.saturating_mul(space.f_frsize);
+        if used.saturating_add(free) >= budget.bytes {
+            return Ok(());
+        }
+        Err(Error::Room {
+            folder: budget.folder,
+            wanted: budget.bytes >> 20,
+            there: used.saturating_add(free) >> 20,
+        })
     }
 
-    /// What there is now, for [`crate::install::next()`].
-    pub async fn observe(&self, order: &Order) -> Result<Observed, Error> {
-        let bytes = file::read(&self.at(&self.manifest))?;
-        let server = match (&self.node_name, &bytes) {
-            (Some(node), Some(bytes)) => Some(server::observe(self, node, bytes).await),
-            _ => None,
-        };
+    /// What the files say now, for [`crate::install::next()`]; nothing of servers, memory and ports.
+    pub fn observe_files(&self, order: &Order, journal: &Journal) -> Result<Observed, Error> {
+        let bytes = file::read(self.disk(), &self.at(&self.manifest))?;
         let mut staged = true;
         for file in &order.files {
-            let there = file::read(&self.at(&file.path))?;
+            let there = file::read(self.disk(), &self.at(&file.path))?;
             staged &= there.is_some_and(|bytes| manifest::digest(&bytes) == file.digest());
         }
         Ok(Observed {
@@ -147,15 +189,48 @@ impl Host {
             last_known_good: self.last_known_good()?.as_deref().map(manifest::digest),
             staged,
             rivals: self.rivals()?,
-            server,
+            stray_stand_ins: self.stray_stand_ins(order, journal)?,
+            stand_in_logs: false,
+            server: None,
+            stand_in: None,
+            free_port: None,
+            memory: Memory::default(),
+            relief: Relief::Off,
         })
+    }
+
+    /// What there is now, for [`crate::install::next()`]. While the forwarder has the API server's port, that is not asked for
+    /// its health: the stand-in would answer.
+    pub async fn observe(&self, order: &Order, journal: &Journal, relief: Relief) -> Result<Observed, Error> {
+        let mut observed = self.observe_files(order, journal)?;
+        let Some(node) = &self.node_name else { return Ok(observed) };
+        let bytes = file::read(self.disk(), &self.at(&self.manifest))?.unwrap_or_default();
+        let server = server::observe(self, node, &bytes, relief == Relief::Holding).await;
+        observed.memory = Memory {
+            available: machine::available_memory(),
+            used_by_server: server.running.as_deref().and_then(|pod| self.memory_of_pod(pod)),
+        };
+        observed.server = Some(server);
+        observed.stand_in = match &journal.stand_in {
+            Some(stand_in) => Some(self.observe_stand_in(order, node, stand_in).await?),
+            None => None,
+        };
+        observed.free_port = machine::free_port(journal.stand_in.as_ref().map(|s| s.port));
+        observed.stand_in_logs = !self.stand_in_logs(order)?.is_empty();
+        observed.relief = relief;
+        Ok(observed)
+    }
+
+    /// Now, on this machine's steady clock.
+    pub fn now(&self) -> Moment {
+        machine::now()
     }
 
     /// Writes the order's files: 0600, owned by root as kube-apiserver runs as root under kubeadm. Makes the folders of
     /// its logs, too; one on a file system that is read-only for this process is the kubelet's to make.
     pub fn stage(&self, order: &Order) -> Result<(), Error> {
         for folder in &order.log_folders {
-            match file::create_folder(&self.at(folder)) {
+            match file::create_folder(self.disk(), &self.at(folder)) {
                 Err(Error::File { cause, .. }) if cause.kind() == io::ErrorKind::ReadOnlyFilesystem => {}
                 made => made?,
             }
@@ -163,23 +238,23 @@ impl Host {
         for file in &order.files {
             let path = self.at(&file.path);
             if let Some(folder) = path.parent() {
-                file::create_folder(folder)?;
+                file::create_folder(self.disk(), folder)?;
             }
-            file::replace(&path, file.content.as_bytes())?;
+            file::replace(self.disk(), &path, file.content.as_bytes())?;
         }
         Ok(())
     }
 
     /// Puts the order's target in place of the manifest.
     pub fn swap(&self, order: &Order) -> Result<(), Error> {
-        file::replace(&self.at(&order.manifest), order.target.as_bytes())
+        file::replace(self.disk(), &self.at(&order.manifest), order.target.as_bytes())
     }
 
     /// Puts the last known good manifest back, and before it what fixed paths held.
     pub fn restore(&self, order: &Order) -> Result<(), Error> {
         for file in &order.files {
             if let Some(previous) = &file.previous {
-                file::replace(&self.at(&file.path), previous.as_bytes())?;
+                file::replace(self.disk(), &self.at(&file.path), previous.as_bytes())?;
             }
         }
         let bytes = self.last_known_good()?.unwrap_or_default();
@@ -191,7 +266,7 @@ impl Host {
                 ),
             });
         }
-        file::replace(&self.at(&order.manifest), &bytes)
+        file::replace(self.disk(), &self.at(&order.manifest), &bytes)
     }
 
     /// A fresh journal if this order has none, the one on the disk otherwise.

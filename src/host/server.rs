@@ -1,61 +1,165 @@
 //! The node's API server, from local facts: its containers' log files, and what its own probes answer.
 
 use std::collections::BTreeSet;
-use std::fs;
+use std::fs::{self, File};
+use std::io::{self, Read, Seek, SeekFrom};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use crate::install::{Health, Server};
 use crate::manifest::{self, Manifest, Probe};
 
+use super::disk::RealDisk;
 use super::{Host, file};
 
 /// The kubelet's folder of container logs: `<namespace>_<pod>_<uid>/<container>/<n>.log`.
 const POD_LOGS: &str = "/var/log/pods";
 /// A server that starts can take a connection and let it hang; kubeadm's own probes wait 15 s, ours come again.
-const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
+const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
 
-pub(super) async fn observe(host: &Host, node: &str, bytes: &[u8]) -> Server {
+/// Bytes of a log that its last words are looked for in.
+const TAIL: u64 = 16 << 10;
+
+pub(super) async fn observe(host: &Host, node: &str, bytes: &[u8], port_is_ours: bool) -> Server {
     let manifest = match manifest::decode(bytes).and_then(manifest::read) {
         Ok(manifest) => manifest,
         Err(refusals) => {
             let health = Health::NotReady(format!("its manifest is not understood: {refusals}"));
-            return Server { containers: BTreeSet::new(), running: None, health };
+            return Server { containers: BTreeSet::new(), running: None, health, last_words: String::new() };
         }
     };
-    let (containers, running) = containers(host, node, &manifest);
-    Server { containers, running, health: health(&manifest).await }
+    let Containers { starts, running, last_words } = containers(&PodLogs::new(host, node, &manifest));
+    let health = if port_is_ours {
+        Health::NotReady("the stand-in answers in its place".to_owned())
+    } else {
+        health(&probes(&manifest), manifest.flag("advertise-address")).await
+    };
+    Server { containers: starts, running, health, last_words }
 }
 
-/// The containers' log files, and the Pod that wrote last. What cannot be listed is not there: a Pod's folder goes away
-/// at any moment.
-fn containers(host: &Host, node: &str, manifest: &Manifest) -> (BTreeSet<String>, Option<String>) {
-    let folder = host.at(POD_LOGS);
-    let prefix = format!("{}_{}-{}_", manifest.namespace, manifest.name, node.to_lowercase());
-    let mut logs = BTreeSet::new();
+impl Host {
+    /// The logs of the API server's Pods, and the address it listens on, as its manifest on the disk says; `None` while that
+    /// cannot be read, or where there is no server.
+    pub fn server(&self) -> Option<(PodLogs, SocketAddr)> {
+        let bytes = file::read(self.disk(), &self.at(&self.manifest)).ok()??;
+        let manifest = manifest::decode(&bytes).and_then(manifest::read).ok()?;
+        // kube-apiserver listens on both families when its address is unspecified.
+        let address = manifest.flag("bind-address").and_then(|a| a.parse::<IpAddr>().ok());
+        let address = address.filter(|a| !a.is_unspecified()).unwrap_or(Ipv6Addr::UNSPECIFIED.into());
+        let logs = PodLogs::new(self, self.node_name.as_deref()?, &manifest);
+        Some((logs, (address, manifest.secure_port()).into()))
+    }
+}
+
+/// Where the kubelet keeps the logs of one container of a static Pod, over all its UIDs.
+#[derive(Clone, Debug)]
+pub struct PodLogs {
+    folder: PathBuf,
+    /// Of the folders of its Pods, up to the UID.
+    prefix: String,
+    container: String,
+}
+
+/// The starts of a Pod's main container.
+#[derive(Debug, Default)]
+pub(super) struct Containers {
+    /// See [`Server::containers`].
+    pub(super) starts: BTreeSet<String>,
+    /// UID of the Pod that wrote last.
+    pub(super) running: Option<String>,
+    /// The last words of the last container but one: it has ended, or the last would not have been started.
+    pub(super) last_words: String,
+}
+
+impl PodLogs {
+    pub(super) fn new(host: &Host, node: &str, manifest: &Manifest) -> Self {
+        Self {
+            folder: host.at(POD_LOGS),
+            prefix: format!("{}_{}-{}_", manifest.namespace, manifest.name, node.to_lowercase()),
+            container: manifest.container.clone(),
+        }
+    }
+
+    /// The starts of the container, see [`Server::containers`].
+    pub fn starts(&self) -> BTreeSet<String> {
+        containers(self).starts
+    }
+}
+
+/// What cannot be listed is not there: a Pod's folder goes away at any moment.
+pub(super) fn containers(logs: &PodLogs) -> Containers {
+    let PodLogs { folder, prefix, container } = logs;
+    let mut starts = BTreeSet::new();
     let mut newest: Option<(SystemTime, String)> = None;
-    for name in file::list(&folder).unwrap_or_default() {
-        let Some(uid) = name.strip_prefix(&prefix) else { continue };
-        let container = folder.join(&name).join(&manifest.container);
-        for log in file::list(&container).unwrap_or_default() {
+    let mut made = Vec::new();
+    for name in file::list(&RealDisk, folder).unwrap_or_default() {
+        let Some(uid) = name.strip_prefix(prefix.as_str()) else { continue };
+        let container = folder.join(&name).join(container);
+        for log in file::list(&RealDisk, &container).unwrap_or_default() {
+            let path = container.join(&log);
             // The log is a link into the container runtime's own folder on some runtimes: its own time will do.
-            let written = fs::symlink_metadata(container.join(&log)).and_then(|m| m.modified());
-            if let Ok(written) = written
+            let Ok(metadata) = fs::symlink_metadata(&path) else { continue };
+            if let Ok(written) = metadata.modified()
                 && newest.as_ref().is_none_or(|(time, _)| *time < written)
             {
                 newest = Some((written, uid.to_owned()));
             }
             // Rotated logs carry a time after the number: not a start of a container.
-            if log.ends_with(".log") {
-                logs.insert(format!("{uid}/{log}"));
-            }
+            let Some(number) = log.strip_suffix(".log").and_then(|n| n.parse::<u64>().ok()) else { continue };
+            let birth = metadata.created().ok();
+            let since = birth.and_then(|time| time.duration_since(SystemTime::UNIX_EPOCH).ok());
+            starts.insert(format!("{uid}/{log}@{}", since.map_or(0, |time| time.as_millis())));
+            made.push((birth, number, path));
         }
     }
-    (logs, newest.map(|(_, uid)| uid))
+    let running = newest.map(|(_, uid)| uid);
+    made.sort();
+    // The same Pod's one before the last.
+    let ended = made
+        .iter()
+        .rev()
+        .nth(1)
+        .filter(|(_, _, path)| path.parent() == made.last().and_then(|m| m.2.parent()));
+    let last_words = ended.map(|(_, _, path)| last_words(&tail(path))).unwrap_or_default();
+    Containers { starts, running, last_words }
 }
 
-async fn health(manifest: &Manifest) -> Health {
-    for probe in probes(manifest) {
-        let answer = tokio::time::timeout(PROBE_TIMEOUT, ask(manifest, &probe)).await;
+fn tail(log: &Path) -> String {
+    let read = || -> io::Result<Vec<u8>> {
+        let mut file = File::open(log)?;
+        let length = file.metadata()?.len();
+        file.seek(SeekFrom::Start(length.saturating_sub(TAIL)))?;
+        let mut bytes = Vec::new();
+        file.take(TAIL).read_to_end(&mut bytes)?;
+        Ok(bytes)
+    };
+    String::from_utf8_lossy(&read().unwrap_or_default()).into_owned()
+}
+
+/// What a kube-apiserver said last, out of a log of the container runtime: the lines that tell an error, without the
+/// runtime's and the logger's prefixes; its very last line when none does.
+fn last_words(log: &str) -> String {
+    let lines = log.lines().filter_map(|line| line.splitn(4, ' ').nth(3)).map(str::trim);
+    let lines: Vec<&str> = lines.filter(|line| !line.is_empty()).collect();
+    let tells = |line: &&&str| {
+        let klog = line.starts_with(['E', 'F']) && line[1..].starts_with(|c: char| c.is_ascii_digit());
+        klog || line.starts_with("Error:") || line.starts_with("error:") || line.starts_with("panic:")
+    };
+    let mut said: Vec<&str> = lines.iter().rev().filter(tells).take(2).copied().collect();
+    said.reverse();
+    if said.is_empty() {
+        said.extend(lines.last());
+    }
+    // `E0102 03:04:05.678901       1 run.go:72] "command failed" err="..."`: from the bracket on.
+    let words: Vec<&str> =
+        said.iter().map(|line| line.split_once("] ").map_or(*line, |(_, words)| words)).collect();
+    words.join("; ").chars().take(600).collect()
+}
+
+async fn health(probes: &[Probe], address: Option<&str>) -> Health {
+    for probe in probes {
+        let answer = tokio::time::timeout(PROBE_TIMEOUT, ask(probe, address)).await;
         let problem = match answer {
             Ok(Ok(())) => continue,
             Ok(Err(problem)) => problem,
@@ -66,9 +170,20 @@ async fn health(manifest: &Manifest) -> Health {
     Health::Ready
 }
 
+/// What kube-apiserver's own endpoints say at this address.
+pub(super) async fn health_at(host: &str, port: u16) -> Health {
+    let probe = |path: &str| Probe {
+        scheme: "HTTPS".to_owned(),
+        host: Some(host.to_owned()),
+        port,
+        path: path.to_owned(),
+    };
+    health(&[probe("/livez"), probe("/readyz")], None).await
+}
+
 /// The manifest's own probes, else kube-apiserver's endpoints on its secure port.
 fn probes(manifest: &Manifest) -> Vec<Probe> {
-    let port = manifest.flag("secure-port").and_then(|p| p.parse().ok()).unwrap_or(6443);
+    let port = manifest.secure_port();
     let endpoint = |path: &str| Probe { scheme: "HTTPS".to_owned(), host: None, port, path: path.to_owned() };
     vec![
         manifest.liveness.clone().unwrap_or_else(|| endpoint("/livez")),
@@ -78,13 +193,8 @@ fn probes(manifest: &Manifest) -> Vec<Probe> {
 
 /// One request as the kubelet's own probe makes it: to the node's own address, without credentials, the certificate not
 /// verified (`pkg/probe/http`).
-async fn ask(manifest: &Manifest, probe: &Probe) -> Result<(), String> {
-    let host = probe
-        .host
-        .as_deref()
-        .filter(|host| !host.is_empty())
-        .or_else(|| manifest.flag("advertise-address"))
-        .unwrap_or("127.0.0.1");
+async fn ask(probe: &Probe, address: Option<&str>) -> Result<(), String> {
+    let host = probe.host.as_deref().filter(|host| !host.is_empty()).or(address).unwrap_or("127.0.0.1");
     let host = if host.contains(':') { format!("[{host}]") } else { host.to_owned() };
     let url = format!("{}://{host}:{}", probe.scheme.to_lowercase(), probe.port);
     let mut config = kube::Config::new(url.parse().map_err(|e| format!("`{url}`: {e}"))?);
@@ -107,4 +217,51 @@ fn cause(error: &dyn std::error::Error) -> String {
         innermost = source;
     }
     innermost.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(log: &str, words: &str) {
+        assert_eq!(last_words(log), words);
+    }
+
+    #[test]
+    fn last_words_are_the_error_without_prefixes() {
+        check(
+            "2026-01-02T03:04:05.6Z stderr F I0102 03:04:05.678901       1 options.go:263] external host was not specified\n\
+             2026-01-02T03:04:05.7Z stderr F E0102 03:04:05.778901       1 run.go:72] \"command failed\" err=\"loading audit policy file: bad\"\n",
+            "\"command failed\" err=\"loading audit policy file: bad\"",
+        );
+        check(
+            "2026-01-02T03:04:05.6Z stderr F Usage:\n2026-01-02T03:04:05.6Z stderr F Error: unknown flag: --audit-foo\n\
+             2026-01-02T03:04:05.6Z stderr F \n",
+            "Error: unknown flag: --audit-foo",
+        );
+        check("2026-01-02T03:04:05.6Z stderr F killed\n", "killed");
+        check("", "");
+    }
+
+    #[test]
+    fn only_a_container_that_was_started_again_has_last_words() {
+        let root = tempfile::tempdir().unwrap();
+        let text = "apiVersion: v1\nkind: Pod\nmetadata: {name: kube-apiserver, namespace: kube-system}\nspec: {containers: \
+                    [{name: kube-apiserver, command: [kube-apiserver]}]}\n";
+        let manifest = manifest::read(text).unwrap();
+        let host = Host::new(root.path(), "/m.yaml", None);
+        let folder = root.path().join("var/log/pods/kube-system_kube-apiserver-n1_u/kube-apiserver");
+        fs::create_dir_all(&folder).unwrap();
+        fs::write(folder.join("0.log"), "t stderr F Error: unknown flag: --x\n").unwrap();
+        let once = containers(&PodLogs::new(&host, "n1", &manifest));
+        assert_eq!(
+            (once.starts.len(), once.running.as_deref(), once.last_words.as_str()),
+            (1, Some("u"), "")
+        );
+        fs::write(folder.join("1.log"), "t stderr F starting\n").unwrap();
+        fs::write(folder.join("0.log.20260102-030405"), "rotated").unwrap();
+        let again = containers(&PodLogs::new(&host, "n1", &manifest));
+        assert_eq!((again.starts.len(), again.last_words.as_str()), (2, "Error: unknown flag: --x"));
+    }
 }

@@ -12,6 +12,7 @@ use crate::install::order::{self, STATE_FOLDER};
 use crate::install::{Journal, Order, journal};
 use crate::manifest;
 
+use super::disk::Disk;
 use super::{Error, Host, file};
 
 const ORDER: &str = "order.json";
@@ -34,7 +35,7 @@ impl Host {
 
     /// Takes the lock, or says at once that another process has it.
     pub fn lock(&self) -> Result<Lock, Error> {
-        file::create_folder(&self.at(STATE_FOLDER))?;
+        file::create_folder(self.disk(), &self.at(STATE_FOLDER))?;
         let path = self.state(LOCK);
         let file = OpenOptions::new()
             .create(true)
@@ -53,35 +54,35 @@ impl Host {
     /// The order given last.
     pub fn order(&self) -> Result<Option<Order>, Error> {
         let path = self.state(ORDER);
-        let order: Option<Order> = read_json(&path)?;
+        let order: Option<Order> = read_json(self.disk(), &path)?;
         known(order, |o| o.version, order::VERSION, &path)
     }
 
     /// Gives an order: from the moment this returns it will be carried out.
     pub fn give(&self, order: &Order) -> Result<(), Error> {
-        file::create_folder(&self.at(STATE_FOLDER))?;
-        write_json(&self.state(ORDER), order)
+        file::create_folder(self.disk(), &self.at(STATE_FOLDER))?;
+        write_json(self.disk(), &self.state(ORDER), order)
     }
 
     /// The journal of the order given last or of the one before it.
     pub fn journal(&self) -> Result<Option<Journal>, Error> {
         let path = self.state(JOURNAL);
-        let journal: Option<Journal> = read_json(&path)?;
+        let journal: Option<Journal> = read_json(self.disk(), &path)?;
         known(journal, |j| j.version, journal::VERSION, &path)
     }
 
     /// Writes the journal; a settled order is remembered first, since a settled journal is never looked at again.
     pub fn record(&self, order: &Order, journal: &Journal) -> Result<(), Error> {
         if journal.state == journal::State::Settled {
-            write_json(&self.state(SETTLED), order)?;
+            write_json(self.disk(), &self.state(SETTLED), order)?;
         }
-        write_json(&self.state(JOURNAL), journal)
+        write_json(self.disk(), &self.state(JOURNAL), journal)
     }
 
     /// The last order that settled.
     pub fn settled(&self) -> Result<Option<Order>, Error> {
         let path = self.state(SETTLED);
-        let order: Option<Order> = read_json(&path)?;
+        let order: Option<Order> = read_json(self.disk(), &path)?;
         known(order, |o| o.version, order::VERSION, &path)
     }
 
@@ -90,20 +91,23 @@ impl Host {
     }
 
     pub(super) fn last_known_good(&self) -> Result<Option<Vec<u8>>, Error> {
-        file::read(&self.last_known_good_path())
+        file::read(self.disk(), &self.last_known_good_path())
     }
 
     /// Copies the manifest, checked to be the order's `from`, as backup and as last known good.
     pub fn keep_last_known_good(&self, order: &Order) -> Result<(), Error> {
         let path = self.at(&order.manifest);
-        let bytes = file::read(&path)?.unwrap_or_default();
+        let bytes = file::read(self.disk(), &path)?.unwrap_or_default();
         if manifest::digest(&bytes) != order.from {
             return Err(Error::Content { path, problem: "was changed while it was being copied".to_owned() });
         }
         for copy in [self.at(&order.backup()), self.last_known_good_path()] {
-            file::create_folder(copy.parent().expect("a path in the state folder has a folder"))?;
-            file::replace(&copy, &bytes)?;
-            let read_back = file::read(&copy)?.unwrap_or_default();
+            file::create_folder(
+                self.disk(),
+                copy.parent().expect("a path in the state folder has a folder"),
+            )?;
+            file::replace(self.disk(), &copy, &bytes)?;
+            let read_back = file::read(self.disk(), &copy)?.unwrap_or_default();
             if read_back != bytes {
                 return Err(Error::Content {
                     path: copy,
@@ -117,31 +121,31 @@ impl Host {
     /// Removes backups beyond those kept, and policy files with a revision in their name that nothing kept refers to.
     pub fn prune(&self, order: &Order) -> Result<(), Error> {
         let folder = self.state(BACKUPS);
-        let mut backups = file::list(&folder)?;
+        let mut backups = file::list(self.disk(), &folder)?;
         // Names begin with the time of the order, so the oldest come first.
         let surplus = backups.len().saturating_sub(order.keep_backups as usize);
         for name in backups.drain(..surplus) {
-            file::remove(&folder.join(name))?;
+            file::remove(self.disk(), &folder.join(name))?;
         }
-        let mut kept = vec![file::read(&self.at(&order.manifest))?, self.last_known_good()?];
+        let mut kept = vec![file::read(self.disk(), &self.at(&order.manifest))?, self.last_known_good()?];
         for name in &backups {
-            kept.push(file::read(&folder.join(name))?);
+            kept.push(file::read(self.disk(), &folder.join(name))?);
         }
         let kept: Vec<String> =
             kept.into_iter().flatten().map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).collect();
         let policies = self.at(crate::revision::POLICY_FOLDER);
-        for name in file::list(&policies)? {
+        for name in file::list(self.disk(), &policies)? {
             let ours = name.starts_with("policy-") && name.ends_with(".yaml");
             if ours && !kept.iter().any(|text| text.contains(&name)) {
-                file::remove(&policies.join(name))?;
+                file::remove(self.disk(), &policies.join(name))?;
             }
         }
         Ok(())
     }
 }
 
-fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, Error> {
-    let Some(bytes) = file::read(path)? else { return Ok(None) };
+fn read_json<T: DeserializeOwned>(disk: &dyn Disk, path: &Path) -> Result<Option<T>, Error> {
+    let Some(bytes) = file::read(disk, path)? else { return Ok(None) };
     serde_json::from_slice(&bytes).map(Some).map_err(|error| Error::Content {
         path: path.to_owned(),
         problem: format!(
@@ -150,18 +154,18 @@ fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, Error> {
     })
 }
 
-fn write_json(path: &Path, value: &impl Serialize) -> Result<(), Error> {
+fn write_json(disk: &dyn Disk, path: &Path, value: &impl Serialize) -> Result<(), Error> {
     let mut bytes = serde_json::to_vec_pretty(value).expect("orders and journals always become JSON");
     bytes.push(b'\n');
-    file::replace(path, &bytes)
+    file::replace(disk, path, &bytes)
 }
 
 fn known<T>(value: Option<T>, version: fn(&T) -> u32, known: u32, path: &Path) -> Result<Option<T>, Error> {
     match value {
-        Some(value) if version(&value) != known => Err(Error::Content {
+        Some(value) if version(&value) > known => Err(Error::Content {
             path: path.to_owned(),
             problem: format!(
-                "has format {}, this program knows {known}: it was written by another version of audit-operator",
+                "has format {}, this program knows up to {known}: it was written by a later version of audit-operator",
                 version(&value)
             ),
         }),

@@ -5,8 +5,13 @@ use std::collections::BTreeSet;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-/// Format of the file; a reader refuses one it does not know.
-pub const VERSION: u32 = 1;
+use crate::audit::Level;
+
+use super::clock::{Deadline, Moment};
+use super::stand_in::{Role, StandIn};
+
+/// Format of the file. A reader refuses a later one; format 1 (without stand-in and proof) is read as this one.
+pub const VERSION: u32 = 2;
 
 /// How far the order of this identity is, and how it came there.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -18,13 +23,77 @@ pub struct Journal {
     pub order: String,
     /// Where it is.
     pub state: State,
-    /// When it came there.
+    /// When it came there, by the wall clock: for people.
     pub since: Timestamp,
     /// What is waited for in this state, in words; empty when nothing is.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub waiting_for: String,
     /// Every state so far with its time, for people.
     pub history: Vec<(Timestamp, String)>,
+    /// The stand-in in use. It is written here before its manifest is written, so that none is ever forgotten.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stand_in: Option<StandIn>,
+    /// What was rehearsed, so far.
+    #[serde(default)]
+    pub rehearsed: Rehearsed,
+    /// The last attempt to see an event land.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proof: Option<Proof>,
+    /// Milliseconds in which neither the API server nor a stand-in answered on this node's port, as far as the installer
+    /// saw it.
+    #[serde(default)]
+    pub unanswered_milliseconds: u64,
+}
+
+/// How the change was tried before anything live was touched.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Rehearsed {
+    /// Not at all.
+    #[default]
+    No,
+    /// Started without etcd: bad policies and flags are found.
+    StartOnly,
+    /// Ready beside the live one, and its event landed.
+    Full,
+}
+
+/// An attempt to see an event land.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Proof {
+    /// Port of the stand-in it was made on; `None` for the live API server.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stand_in: Option<u16>,
+    /// When.
+    pub time: Timestamp,
+    /// The id of the event, empty when no request was made.
+    pub audit_id: String,
+    /// The request, e.g. `POST /api/v1/namespaces/default/configmaps?dryRun=All`.
+    pub request: String,
+    /// Level at which it landed, or should have; `None` when there is nothing that could.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub level: Option<Level>,
+    /// Index of the rule that decided, counted from 0.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rule: Option<usize>,
+    /// From the request to the event in the log.
+    pub latency_milliseconds: u64,
+    /// What came of it.
+    pub result: ProofResult,
+    /// In words, empty when it landed.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub message: String,
+}
+
+/// What came of a proof.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ProofResult {
+    /// The event is in the log, at the level the policy gives it.
+    Landed,
+    /// It is not.
+    Missing,
+    /// There is nothing that could land.
+    Unprovable,
 }
 
 /// Where an install is. Each variant carries what the next step needs and nothing more.
@@ -33,13 +102,23 @@ pub struct Journal {
 pub enum State {
     /// The order is on the disk, and nothing was done for it yet, or only what does no harm.
     Ordered,
+    /// The stand-in tries the change beside the live API server.
+    Rehearsing {
+        /// When it has to be ready by, and its event to have landed.
+        deadline: Deadline,
+        /// When its process was first seen.
+        started: Option<Moment>,
+    },
     /// The manifest may be swapped at any moment, or is already. `before` are the API server's containers until then,
     /// `running` the Pod that ran.
     Swapping {
-        /// Log files of the API server's containers before, as `<pod uid>/<n>.log`.
+        /// The API server's containers before, see [`super::Server::containers`].
         before: BTreeSet<String>,
         /// UID of the Pod that ran before.
         running: Option<String>,
+        /// When a stand-in has to be ready to serve by.
+        #[serde(default = "long_ago")]
+        deadline: Deadline,
     },
     /// The new manifest is in place; the API server has until `deadline` to be healthy with it.
     Verifying {
@@ -48,23 +127,36 @@ pub enum State {
         /// As in `Swapping`.
         running: Option<String>,
         /// When the last known good manifest is put back.
-        deadline: Timestamp,
+        deadline: Deadline,
     },
     /// The last known good manifest is put back, or about to be.
     RollingBack {
         /// Why.
         reason: String,
-        /// Log files of the API server's containers when this began.
+        /// The API server's containers when this began.
         before: BTreeSet<String>,
         /// Pods that the new manifest had started.
         tried: BTreeSet<String>,
         /// When a person is called.
-        deadline: Timestamp,
+        deadline: Deadline,
+        /// When a kubelet that has not started the restored manifest counts as stuck.
+        #[serde(default = "long_ago")]
+        stuck: Deadline,
+    },
+    /// The outcome is certain; the stand-in is being taken away and its events are brought to the log.
+    Ending {
+        /// The final state.
+        outcome: Outcome,
+        /// When this is given up.
+        deadline: Deadline,
     },
     /// Done: the new manifest runs.
     Settled,
     /// Nothing was changed: the reason says why not.
     Refused {
+        /// Who found it.
+        #[serde(default)]
+        by: Refuser,
         /// Why.
         reason: String,
     },
@@ -80,14 +172,69 @@ pub enum State {
     },
 }
 
+/// Format 1 did not have this deadline: it counts from when it is first looked at.
+fn long_ago() -> Deadline {
+    Moment { boot: String::new(), milliseconds: 0 }.plus(std::time::Duration::ZERO)
+}
+
+/// Who refused an order.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Refuser {
+    /// The checks before anything is done: what they found may pass.
+    #[default]
+    Checks,
+    /// The rehearsal: it will find the same again.
+    Rehearsal,
+    /// The agent, because the installer did not start.
+    Agent,
+}
+
+/// How an install ends.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", tag = "name")]
+pub enum Outcome {
+    /// See [`State::Settled`].
+    Settled,
+    /// See [`State::Refused`].
+    Refused {
+        /// Who found it.
+        by: Refuser,
+        /// Why.
+        reason: String,
+    },
+    /// See [`State::RolledBack`].
+    RolledBack {
+        /// Why.
+        reason: String,
+    },
+    /// See [`State::Failed`].
+    Failed {
+        /// What happened, and what to do.
+        reason: String,
+    },
+}
+
+impl From<Outcome> for State {
+    fn from(outcome: Outcome) -> Self {
+        match outcome {
+            Outcome::Settled => Self::Settled,
+            Outcome::Refused { by, reason } => Self::Refused { by, reason },
+            Outcome::RolledBack { reason } => Self::RolledBack { reason },
+            Outcome::Failed { reason } => Self::Failed { reason },
+        }
+    }
+}
+
 impl State {
     /// The state's name, as in the API object.
     pub fn name(&self) -> &'static str {
         match self {
             Self::Ordered => "Ordered",
+            Self::Rehearsing { .. } => "Rehearsing",
             Self::Swapping { .. } => "Swapping",
             Self::Verifying { .. } => "Verifying",
             Self::RollingBack { .. } => "RollingBack",
+            Self::Ending { .. } => "Ending",
             Self::Settled => "Settled",
             Self::Refused { .. } => "Refused",
             Self::RolledBack { .. } => "RolledBack",
@@ -99,9 +246,12 @@ impl State {
     pub fn is_final(&self) -> bool {
         match self {
             Self::Settled | Self::Refused { .. } | Self::RolledBack { .. } | Self::Failed { .. } => true,
-            Self::Ordered | Self::Swapping { .. } | Self::Verifying { .. } | Self::RollingBack { .. } => {
-                false
-            }
+            Self::Ordered
+            | Self::Rehearsing { .. }
+            | Self::Swapping { .. }
+            | Self::Verifying { .. }
+            | Self::RollingBack { .. }
+            | Self::Ending { .. } => false,
         }
     }
 
@@ -109,10 +259,20 @@ impl State {
     pub fn reason(&self) -> &str {
         match self {
             Self::RollingBack { reason, .. }
-            | Self::Refused { reason }
+            | Self::Refused { reason, .. }
             | Self::RolledBack { reason }
-            | Self::Failed { reason } => reason,
-            Self::Ordered | Self::Swapping { .. } | Self::Verifying { .. } | Self::Settled => "",
+            | Self::Failed { reason }
+            | Self::Ending {
+                outcome:
+                    Outcome::Refused { reason, .. } | Outcome::RolledBack { reason } | Outcome::Failed { reason },
+                ..
+            } => reason,
+            Self::Ordered
+            | Self::Rehearsing { .. }
+            | Self::Swapping { .. }
+            | Self::Verifying { .. }
+            | Self::Ending { outcome: Outcome::Settled, .. }
+            | Self::Settled => "",
         }
     }
 }
@@ -127,17 +287,48 @@ impl Journal {
             since: now,
             waiting_for: String::new(),
             history: vec![(now, State::Ordered.name().to_owned())],
+            stand_in: None,
+            rehearsed: Rehearsed::No,
+            proof: None,
+            unanswered_milliseconds: 0,
         }
     }
 
     /// The same journal, one state further.
     pub fn record(mut self, state: State, now: Timestamp) -> Self {
-        let line = match state.reason() {
-            "" => state.name().to_owned(),
-            reason => format!("{}: {reason}", state.name()),
-        };
-        self.history.push((now, line));
-        Self { state, since: now, waiting_for: String::new(), ..self }
+        // A state that is only given another deadline is no news.
+        if state.name() != self.state.name() {
+            let line = match state.reason() {
+                "" => state.name().to_owned(),
+                reason => format!("{}: {reason}", state.name()),
+            };
+            self.history.push((now, line));
+            self.since = now;
+        }
+        if let (State::Rehearsing { .. }, State::Swapping { .. }) = (&self.state, &state) {
+            self.rehearsed = match self.stand_in.as_ref().map(|s| s.role) {
+                Some(Role::Candidate) => Rehearsed::Full,
+                Some(Role::StartOnly) => Rehearsed::StartOnly,
+                Some(Role::LastKnownGood) | None => Rehearsed::No,
+            };
+        }
+        Self { state, waiting_for: String::new(), ..self }
+    }
+
+    /// The stand-in whose manifest shall be in the manifests folder now; every other is to go.
+    pub fn wanted_stand_in(&self) -> Option<&StandIn> {
+        match self.state {
+            State::Ordered
+            | State::Rehearsing { .. }
+            | State::Swapping { .. }
+            | State::Verifying { .. }
+            | State::RollingBack { .. } => self.stand_in.as_ref(),
+            State::Ending { .. }
+            | State::Settled
+            | State::Refused { .. }
+            | State::RolledBack { .. }
+            | State::Failed { .. } => None,
+        }
     }
 
     /// What there is to say about it, empty when nothing.

@@ -6,12 +6,17 @@
 //! observed and at the clock, and names the one step to do; whoever does it decides nothing. The process may die and the
 //! machine may lose power between any two steps.
 
+pub mod budget;
+pub mod clock;
 pub mod journal;
 pub mod next;
 pub mod order;
 pub mod plan;
+pub mod pod;
+pub mod stand_in;
 
+pub use clock::Moment;
 pub use journal::{Journal, State};
-pub use next::{Health, Observed, Server, Step, next};
-pub use order::{Order, OrderedFile};
+pub use next::{Health, Memory, Observed, Relief, Server, Step, Target, next};
+pub use order::{Order, OrderedFile, Rehearsal};
 pub use plan::{NodeFacts, Planned, Wanted, plan};

@@ -1,15 +1,34 @@
-//! What comes next in an install: a pure function of the order, the journal's state, what was observed, and the time.
+//! What comes next in an install: a pure function of the order, the journal, what was observed, and the time.
 //!
-//! Safety rests on three rules that hold in every state: the manifest is swapped only while the one on the disk is the
+//! Safety rests on four rules that hold in every state: the manifest is swapped only while the one on the disk is the
 //! order's `from` and its bytes are kept as last known good; whatever was written by somebody else in between is left
-//! alone; and no state is left without the next one being on the disk first.
+//! alone; no state is left without the next one being on the disk first; and a stand-in is written to the journal before
+//! its manifest is written, so that it is always found again and taken away.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
-use jiff::{SignedDuration, Timestamp};
+use super::clock::{Deadline, Due, Moment};
+use super::journal::{Journal, Outcome, Proof, ProofResult, Refuser, State};
+use super::order::{Order, Rehearsal};
+use super::stand_in::{self, Role, Seen, StandIn};
 
-use super::journal::State;
-use super::order::Order;
+mod ending;
+mod rehearse;
+mod roll_back;
+mod verify;
+
+/// How long a rehearsal may take. A stand-in is ready in 4 s on an idle machine; nobody waits for it but the change.
+const REHEARSAL: Duration = Duration::from_secs(120);
+/// How long a stand-in that was ready may take to be so again before the swap.
+const STAND_IN_READY: Duration = Duration::from_secs(30);
+/// How long a kubelet may take to start the restored manifest: its longest re-queue (15 s) and the end of a crash loop's
+/// server. After that it is taken for stuck.
+const STUCK: Duration = Duration::from_secs(20);
+/// How long the end of a stand-in may take.
+const ENDING: Duration = Duration::from_secs(90);
+/// A stand-in needs as much memory as the live server, and half as much again to be at ease.
+const MEMORY_MARGIN_PERCENT: u64 = 150;
 
 /// What was seen on the node just now. Local facts only: none of them needs an API server.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,20 +41,35 @@ pub struct Observed {
     pub staged: bool,
     /// Other files in the manifests folder that define the same Pod.
     pub rivals: Vec<String>,
+    /// Manifests of stand-ins in the folder that are not wanted (any more).
+    pub stray_stand_ins: Vec<String>,
+    /// Whether audit logs of stand-ins still have to be brought to the real one.
+    pub stand_in_logs: bool,
     /// The node's API server; `None` when only files are worked on and there is none to wait for.
     pub server: Option<Server>,
+    /// The stand-in of the journal; `None` when there is none.
+    pub stand_in: Option<Seen>,
+    /// A free port for the next stand-in.
+    pub free_port: Option<u16>,
+    /// Memory of the node.
+    pub memory: Memory,
+    /// The forwarder from the API server's port to the stand-in.
+    pub relief: Relief,
 }
 
 /// The node's API server, seen from the node.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Server {
-    /// Log files of its containers, `<pod uid>/<n>.log` under /var/log/pods. Each start of a container makes a new one:
-    /// the kubelet counts on from the highest number there is (`calcRestartCountByLogDir`).
+    /// Starts of its containers, as `<pod uid>/<n>.log@<time the file was made>`: log files under /var/log/pods. Each start of
+    /// a container makes a new one: the kubelet counts on from the highest number there is (`calcRestartCountByLogDir`),
+    /// and begins anew when the folder was cleaned away.
     pub containers: BTreeSet<String>,
     /// UID of the Pod whose log was written last.
     pub running: Option<String>,
     /// What it answers.
     pub health: Health,
+    /// The last words of the container that ended last, empty when none did.
+    pub last_words: String,
 }
 
 /// What the manifest's own probes got.
@@ -45,6 +79,40 @@ pub enum Health {
     Ready,
     /// Something else, in words.
     NotReady(String),
+}
+
+/// Memory of the node, in bytes; `None` what could not be found out.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Memory {
+    /// `MemAvailable` of /proc/meminfo.
+    pub available: Option<u64>,
+    /// What the live API server's Pod uses.
+    pub used_by_server: Option<u64>,
+}
+
+impl Memory {
+    /// Whether there is room for a second API server. What is not known does not stand in the way.
+    fn has_room(self) -> bool {
+        match (self.available, self.used_by_server) {
+            (Some(available), Some(used)) => available >= used / 100 * MEMORY_MARGIN_PERCENT,
+            _ => true,
+        }
+    }
+}
+
+/// What the forwarder does.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Relief {
+    /// There is none.
+    Off,
+    /// It waits for the port to become free.
+    Waiting,
+    /// It has the port, and passes connections on.
+    Holding,
+    /// It has given the port back.
+    Released,
+    /// It cannot take the port, in words.
+    Failed(String),
 }
 
 /// The one thing to do now.
@@ -58,6 +126,17 @@ pub enum Step {
     Swap,
     /// Put the last known good manifest back, and before it what fixed paths held.
     Restore,
+    /// Write into the journal which stand-in is used from now on.
+    Employ(Option<StandIn>),
+    /// Put the manifest of the journal's stand-in into the manifests folder.
+    AddStandIn,
+    /// Take the manifests of all other stand-ins out of it.
+    RemoveStandIns,
+    /// Bring the audit events of stand-ins to the real log, with their true source addresses.
+    MergeLogs,
+    /// Make a request and look for its event, on the stand-in or on the live server; write what came of it into the
+    /// journal.
+    Prove(Target),
     /// Write this state into the journal.
     Record(State),
     /// Nothing to do now; observe again soon. What is waited for, in words.
@@ -66,175 +145,275 @@ pub enum Step {
     Finished,
 }
 
-/// The next step of `order`, whose journal is in `state`.
-pub fn next(order: &Order, state: &State, observed: &Observed, now: Timestamp) -> Step {
-    match state {
-        State::Ordered => ordered(order, observed),
-        State::Swapping { before, running } => swapping(order, observed, before, running, now),
+/// Which API server a proof is asked of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// The stand-in on this port.
+    StandIn(u16),
+    /// The node's own.
+    Live,
+}
+
+/// The next step of `order`, whose journal is `journal`.
+pub fn next(order: &Order, journal: &Journal, observed: &Observed, now: &Moment) -> Step {
+    if let Some(state) = given_anew(order, &journal.state, now) {
+        return Step::Record(state);
+    }
+    if !observed.stray_stand_ins.is_empty() {
+        return Step::RemoveStandIns;
+    }
+    match &journal.state {
+        State::Ordered => ordered(order, journal, observed, now),
+        State::Rehearsing { deadline, started } => {
+            rehearse::next(order, journal, observed, deadline, started.as_ref(), now)
+        }
+        State::Swapping { before, running, deadline } => {
+            swapping(order, journal, observed, before, running, deadline, now)
+        }
         State::Verifying { before, running, deadline } => {
-            verifying(order, observed, before, running.as_deref(), *deadline, now)
+            verify::next(order, journal, observed, before, running.as_deref(), deadline, now)
         }
-        State::RollingBack { reason, before, tried, deadline } => {
-            rolling_back(order, observed, reason, before, tried, *deadline, now)
+        State::RollingBack { reason, before, tried, deadline, stuck } => {
+            let began = roll_back::Began { reason, before, tried, deadline, stuck };
+            roll_back::next(order, journal, observed, &began, now)
         }
+        State::Ending { outcome, deadline } => ending::next(observed, outcome, deadline, now),
         State::Settled | State::Refused { .. } | State::RolledBack { .. } | State::Failed { .. } => {
             Step::Finished
         }
     }
+}
+
+/// The state with its deadlines counted from now on when they are of another boot.
+fn given_anew(order: &Order, state: &State, now: &Moment) -> Option<State> {
+    let unknown = |deadline: &Deadline| deadline.at(now) == Due::Unknown;
+    let mut state = state.clone();
+    let anew = match &mut state {
+        State::Rehearsing { deadline, started } if unknown(deadline) => {
+            *started = None;
+            vec![(deadline, REHEARSAL)]
+        }
+        State::Swapping { deadline, .. } if unknown(deadline) => vec![(deadline, STAND_IN_READY)],
+        State::Verifying { deadline, .. } if unknown(deadline) => vec![(deadline, timeout(order))],
+        State::RollingBack { deadline, stuck, .. } if unknown(deadline) || unknown(stuck) => {
+            vec![(deadline, timeout(order)), (stuck, STUCK)]
+        }
+        State::Ending { deadline, .. } if unknown(deadline) => vec![(deadline, ENDING)],
+        _ => return None,
+    };
+    for (deadline, time) in anew {
+        *deadline = now.plus(time);
+    }
+    Some(state)
 }
 
 /// What follows when a step could not be done; `observed` is what was seen after it. Before the swap nothing was
 /// changed, so the install is refused. A manifest that cannot be put back is tried again for as long as it takes.
-pub fn after_failure(order: &Order, state: &State, observed: &Observed, error: &str) -> Step {
-    match state {
-        State::Ordered => Step::Record(State::Refused { reason: error.to_owned() }),
+pub fn after_failure(
+    order: &Order,
+    journal: &Journal,
+    observed: &Observed,
+    error: &str,
+    now: &Moment,
+) -> Step {
+    match &journal.state {
+        State::Ordered | State::Rehearsing { .. } => refuse(Refuser::Checks, error.to_owned(), now),
         State::Swapping { .. } if observed.manifest.as_deref() == Some(&order.from) => {
-            Step::Record(State::Refused { reason: error.to_owned() })
+            refuse(Refuser::Checks, error.to_owned(), now)
         }
-        State::Swapping { .. } | State::Verifying { .. } | State::RollingBack { .. } => {
-            Step::Wait(error.to_owned())
+        State::Ending { outcome, deadline } if deadline.has_passed(now) => {
+            Step::Record(outcome.clone().into())
         }
+        State::Swapping { .. }
+        | State::Verifying { .. }
+        | State::RollingBack { .. }
+        | State::Ending { .. } => Step::Wait(error.to_owned()),
         State::Settled | State::Refused { .. } | State::RolledBack { .. } | State::Failed { .. } => {
             Step::Finished
         }
     }
 }
 
-fn ordered(order: &Order, observed: &Observed) -> Step {
-    let refuse = |reason: String| Step::Record(State::Refused { reason });
-    match &observed.manifest {
-        None => return refuse(format!("`{}` is gone", order.manifest)),
-        Some(digest) if *digest != order.from => {
-            return refuse(format!("`{}` was changed after the plan was made", order.manifest));
+/// When the forwarder shall have the API server's port, and what ends that.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReliefWanted {
+    /// The stand-in's port.
+    pub port: u16,
+    /// Containers that are known: a start that is not among them ends the relief, ...
+    pub known: BTreeSet<String>,
+    /// ... unless it is of one of these Pods.
+    pub but_pods: BTreeSet<String>,
+}
+
+impl ReliefWanted {
+    /// Whether these starts of containers end it.
+    pub fn ends_with(&self, containers: &BTreeSet<String>) -> bool {
+        new_pods(containers, &self.known).any(|pod| !self.but_pods.contains(pod))
+    }
+}
+
+/// Whether the forwarder is wanted now. It waits for the port from before the swap on, so that it has it the moment the old
+/// server lets go.
+pub fn relief(journal: &Journal, observed: &Observed) -> Option<ReliefWanted> {
+    let stand_in = journal.stand_in.as_ref().filter(|s| s.role != Role::StartOnly)?;
+    let (known, but_pods) = match &journal.state {
+        State::Swapping { before, running, .. } | State::Verifying { before, running, .. } => {
+            (before, running.iter().cloned().collect())
         }
-        Some(_) => {}
+        State::RollingBack { before, tried, .. } => (before, tried.clone()),
+        _ => return None,
+    };
+    // A stand-in that is not ready yet is better than nothing: its port refuses, and clients try again.
+    observed.stand_in.as_ref().filter(|s| s.listening)?;
+    Some(ReliefWanted { port: stand_in.port, known: known.clone(), but_pods })
+}
+
+fn ordered(order: &Order, journal: &Journal, observed: &Observed, now: &Moment) -> Step {
+    let refuse = |reason: String| refuse(Refuser::Checks, reason, now);
+    if let Some(reason) = not_from(order, observed) {
+        return refuse(reason);
     }
     if !observed.rivals.is_empty() {
         return refuse(rivals_message(&observed.rivals));
     }
     if observed.last_known_good.as_deref() != Some(&order.from) {
-        Step::KeepLastKnownGood
-    } else if !observed.staged {
-        Step::Stage
-    } else if order.only_files() {
-        Step::Record(State::Settled)
-    } else {
-        let (before, running) = match &observed.server {
-            Some(server) => (server.containers.clone(), server.running.clone()),
-            None => Default::default(),
-        };
-        Step::Record(State::Swapping { before, running })
+        return Step::KeepLastKnownGood;
     }
+    if !observed.staged {
+        return Step::Stage;
+    }
+    if order.only_files() {
+        return Step::Record(State::Settled);
+    }
+    let Some(server) = &observed.server else { return Step::Record(swapping_state(None, now)) };
+    let role = match order.rehearsal {
+        Rehearsal::None => return Step::Record(swapping_state(Some(server), now)),
+        Rehearsal::Auto if observed.memory.has_room() => Role::Candidate,
+        Rehearsal::Auto | Rehearsal::StartOnly => Role::StartOnly,
+    };
+    match (&journal.stand_in, observed.free_port) {
+        (Some(stand_in), _) if stand_in.role == role => {
+            Step::Record(State::Rehearsing { deadline: now.plus(REHEARSAL), started: None })
+        }
+        (_, Some(port)) => Step::Employ(Some(StandIn { role, port })),
+        (_, None) => refuse(format!(
+            "no port of 127.0.0.1 between {} and {} is free for a rehearsal",
+            stand_in::PORTS.start,
+            stand_in::PORTS.end - 1
+        )),
+    }
+}
+
+fn swapping_state(server: Option<&Server>, now: &Moment) -> State {
+    let (before, running) = match server {
+        Some(server) => (server.containers.clone(), server.running.clone()),
+        None => Default::default(),
+    };
+    State::Swapping { before, running, deadline: now.plus(STAND_IN_READY) }
 }
 
 fn swapping(
     order: &Order,
+    journal: &Journal,
     observed: &Observed,
     before: &BTreeSet<String>,
     running: &Option<String>,
-    now: Timestamp,
+    deadline: &Deadline,
+    now: &Moment,
 ) -> Step {
     match &observed.manifest {
-        // A power cut may have taken back what was not on the disk yet: everything is checked again.
-        Some(digest) if *digest == order.from => {
-            if observed.last_known_good.as_deref() != Some(&order.from) {
-                Step::KeepLastKnownGood
-            } else if !observed.staged {
-                Step::Stage
-            } else {
-                Step::Swap
-            }
-        }
-        Some(digest) if *digest == order.to => Step::Record(State::Verifying {
-            before: before.clone(),
-            running: running.clone(),
-            deadline: now + timeout(order),
-        }),
-        _ => Step::Record(written_by_another(order)),
-    }
-}
-
-fn verifying(
-    order: &Order,
-    observed: &Observed,
-    before: &BTreeSet<String>,
-    running: Option<&str>,
-    deadline: Timestamp,
-    now: Timestamp,
-) -> Step {
-    if observed.manifest.as_deref() != Some(&order.to) {
-        return Step::Record(written_by_another(order));
-    }
-    let Some(server) = &observed.server else {
-        return Step::Record(State::Settled);
-    };
-    let started = new_pods(server, before).any(|pod| Some(pod) != running);
-    let waits_for = match &server.health {
-        Health::Ready if started => return Step::Record(State::Settled),
-        Health::NotReady(answer) if started => format!("the new API server is not ready: {answer}"),
-        _ => "the kubelet has not started a container from the new manifest".to_owned(),
-    };
-    if now < deadline {
-        return Step::Wait(waits_for);
-    }
-    Step::Record(State::RollingBack {
-        reason: format!("not healthy {} s after the change: {waits_for}", order.health_timeout_seconds),
-        before: server.containers.clone(),
-        tried: new_pods(server, before).filter(|pod| Some(*pod) != running).map(str::to_owned).collect(),
-        deadline: now + timeout(order),
-    })
-}
-
-fn rolling_back(
-    order: &Order,
-    observed: &Observed,
-    reason: &str,
-    before: &BTreeSet<String>,
-    tried: &BTreeSet<String>,
-    deadline: Timestamp,
-    now: Timestamp,
-) -> Step {
-    match &observed.manifest {
-        Some(digest) if *digest == order.to => return Step::Restore,
         Some(digest) if *digest == order.from => {}
-        _ => return Step::Record(written_by_another(order)),
-    }
-    let Some(server) = &observed.server else {
-        return Step::Record(State::RolledBack { reason: reason.to_owned() });
-    };
-    let started = new_pods(server, before).any(|pod| !tried.contains(pod));
-    // A kubelet that never took the change has nothing to take back: the old server simply goes on.
-    let untouched = tried.is_empty() && server.containers == *before && now >= deadline;
-    match &server.health {
-        Health::Ready if started => Step::Record(State::RolledBack { reason: reason.to_owned() }),
-        Health::Ready if untouched => Step::Record(State::RolledBack {
-            reason: format!("{reason}; the kubelet did not react to the manifest at all: is it running?"),
-        }),
-        Health::NotReady(answer) if started && now < deadline => {
-            Step::Wait(format!("the restored API server is not ready: {answer}"))
+        Some(digest) if *digest == order.to => {
+            return Step::Record(State::Verifying {
+                before: before.clone(),
+                running: running.clone(),
+                deadline: now.plus(timeout(order)),
+            });
         }
-        _ if now < deadline => Step::Wait("the kubelet has not started the restored manifest".to_owned()),
-        _ => Step::Record(State::Failed {
-            reason: format!(
-                "{reason}; the manifest from before is back in `{}` but no API server of it became healthy: \
-                 restart the kubelet on this node and look at its log and at the newest file under /var/log/pods",
-                order.manifest
-            ),
-        }),
+        _ => return end(written_by_another(order), now),
     }
+    // A power cut may have taken back what was not on the disk yet: everything is checked again.
+    if observed.last_known_good.as_deref() != Some(&order.from) {
+        return Step::KeepLastKnownGood;
+    }
+    if !observed.staged {
+        return Step::Stage;
+    }
+    match &journal.stand_in {
+        // It has said what it had to say.
+        Some(StandIn { role: Role::StartOnly, .. }) => Step::Employ(None),
+        Some(_) => match ready_to_serve(observed) {
+            Ok(()) => Step::Swap,
+            Err(problem) if deadline.has_passed(now) => {
+                refuse(Refuser::Rehearsal, format!("the stand-in did not keep running: {problem}"), now)
+            }
+            Err(problem) => Step::Wait(problem),
+        },
+        None => Step::Swap,
+    }
+}
+
+/// Whether the stand-in and the forwarder in front of it can take over.
+fn ready_to_serve(observed: &Observed) -> Result<(), String> {
+    let seen = observed.stand_in.as_ref().ok_or("it is not there")?;
+    if !seen.in_place {
+        return Err("its manifest was taken out of the manifests folder".to_owned());
+    }
+    match (&seen.health, &observed.relief) {
+        (Health::NotReady(answer), _) => Err(format!("it is not ready: {answer}")),
+        (Health::Ready, Relief::Off) => Err("the forwarder is not there yet".to_owned()),
+        // What it cannot do, the change can do without: it would only be answered for a little less of the time.
+        (Health::Ready, _) => Ok(()),
+    }
+}
+
+/// Whether no event is to be expected from the order's target: it takes the settings out.
+fn logs_nothing(order: &Order) -> bool {
+    order.revision.is_none()
+}
+
+/// What is known of an event's landing on this server.
+fn proof(journal: &Journal, target: Target) -> Option<&Proof> {
+    let port = match target {
+        Target::StandIn(port) => Some(port),
+        Target::Live => None,
+    };
+    journal.proof.as_ref().filter(|proof| proof.stand_in == port)
+}
+
+/// Why the manifest on the disk is not the one the plan was made from; `None` when it is.
+fn not_from(order: &Order, observed: &Observed) -> Option<String> {
+    match &observed.manifest {
+        None => Some(format!("`{}` is gone", order.manifest)),
+        Some(digest) if *digest != order.from => {
+            Some(format!("`{}` was changed after the plan was made", order.manifest))
+        }
+        Some(_) => None,
+    }
+}
+
+fn end(outcome: Outcome, now: &Moment) -> Step {
+    Step::Record(State::Ending { outcome, deadline: now.plus(ENDING) })
+}
+
+fn refuse(by: Refuser, reason: String, now: &Moment) -> Step {
+    end(Outcome::Refused { by, reason }, now)
 }
 
 /// Pods of the containers that are there now and were not before.
-fn new_pods<'a>(server: &'a Server, before: &'a BTreeSet<String>) -> impl Iterator<Item = &'a str> {
-    server.containers.difference(before).map(|log| log.split_once('/').map_or(log.as_str(), |(pod, _)| pod))
+fn new_pods<'a>(
+    containers: &'a BTreeSet<String>,
+    before: &'a BTreeSet<String>,
+) -> impl Iterator<Item = &'a str> {
+    containers.difference(before).map(|log| log.split_once('/').map_or(log.as_str(), |(pod, _)| pod))
 }
 
-fn timeout(order: &Order) -> SignedDuration {
-    SignedDuration::from_secs(order.health_timeout_seconds.into())
+fn timeout(order: &Order) -> Duration {
+    Duration::from_secs(order.health_timeout_seconds.into())
 }
 
-fn written_by_another(order: &Order) -> State {
-    State::Failed {
+fn written_by_another(order: &Order) -> Outcome {
+    Outcome::Failed {
         reason: format!(
             "`{}` was written by somebody else while the change was under way; it was left as it is, and a new plan \
              will be made from it",
@@ -253,4 +432,4 @@ pub fn rivals_message(rivals: &[String]) -> String {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -6,7 +6,8 @@ use serde::{Deserialize, Serialize};
 use crate::manifest;
 
 /// Format of the file; a reader refuses one it does not know.
-pub const VERSION: u32 = 1;
+/// Format 1 had no `rehearsal`.
+pub const VERSION: u32 = 2;
 
 /// Where order, journal, backups and last known good lie on a node; never in the manifests folder, whose every file the
 /// kubelet runs.
@@ -48,6 +49,21 @@ pub struct Order {
     pub keep_backups: u32,
     /// Seconds the new manifest has until it is healthy, and then again the old one when it is put back.
     pub health_timeout_seconds: u32,
+    /// Whether a stand-in is used.
+    #[serde(default)]
+    pub rehearsal: Rehearsal,
+}
+
+/// Whether and how a second API server tries the change before anything live is touched, and serves meanwhile.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Rehearsal {
+    /// A whole stand-in that also serves while the live one restarts; where memory is short, only a start without etcd.
+    #[default]
+    Auto,
+    /// Only a start without etcd.
+    StartOnly,
+    /// Nothing, for break-glass: what is wrong with the change shows on the live API server.
+    None,
 }
 
 /// A file an install writes.
@@ -86,6 +102,11 @@ impl Order {
     pub fn only_files(&self) -> bool {
         self.from == self.to
     }
+}
+
+/// An order's identity as a part of Kubernetes names: lower case, without dots.
+pub(super) fn label(id: &str) -> String {
+    id.to_lowercase().replace('.', "-")
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use crate::audit::{Finding, ServerVersion, Severity, ValidPolicy};
 use crate::manifest::{self, Existing, Manifest, PathType, Refusals};
 use crate::revision::Rendered;
 
-use super::order::{self, Order, OrderedFile};
+use super::order::{self, Order, OrderedFile, Rehearsal};
 
 /// What is wanted of a node.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,6 +47,17 @@ pub struct Planned {
     wanted: Option<String>,
     log_folders: Vec<String>,
     manifest_path: String,
+}
+
+/// How a plan is carried out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Terms {
+    /// Backups of the manifest that are kept on the node.
+    pub keep_backups: u32,
+    /// Seconds the new manifest has until it is healthy.
+    pub health_timeout_seconds: u32,
+    /// Whether and how it is tried before.
+    pub rehearsal: Rehearsal,
 }
 
 /// Why there is no plan.
@@ -175,8 +186,8 @@ impl Planned {
         manifest::diff(&self.text, &self.target, self.manifest_path.trim_start_matches('/'))
     }
 
-    /// The order that carries this plan out.
-    pub fn order(&self, keep_backups: u32, now: Timestamp) -> Order {
+    /// The order that carries this plan out on these terms.
+    pub fn order(&self, terms: &Terms, now: Timestamp) -> Order {
         let to = self.to();
         Order {
             version: order::VERSION,
@@ -190,8 +201,9 @@ impl Planned {
             original: self.original.clone(),
             log_folders: self.log_folders.clone(),
             files: self.files.clone(),
-            keep_backups,
-            health_timeout_seconds: order::HEALTH_TIMEOUT_SECONDS,
+            keep_backups: terms.keep_backups,
+            health_timeout_seconds: terms.health_timeout_seconds,
+            rehearsal: terms.rehearsal,
         }
     }
 }

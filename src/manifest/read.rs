@@ -82,6 +82,18 @@ pub struct VolumeMount {
 }
 
 impl Manifest {
+    /// The port kube-apiserver serves on.
+    pub fn secure_port(&self) -> u16 {
+        self.flag("secure-port").and_then(|port| port.parse().ok()).unwrap_or(6443)
+    }
+
+    /// Where this node's own API server answers, as a URL; `None` when the manifest does not say its address.
+    pub fn server_url(&self) -> Option<String> {
+        let address = self.flag("advertise-address").filter(|address| !address.is_empty())?;
+        let address = if address.contains(':') { format!("[{address}]") } else { address.to_owned() };
+        Some(format!("https://{address}:{}", self.secure_port()))
+    }
+
     /// The value of a flag by its name without dashes in front: the last one given, as for the server.
     pub fn flag(&self, name: &str) -> Option<&str> {
         self.flags.iter().rfind(|flag| flag.name == name).map(|flag| flag.value.as_str())

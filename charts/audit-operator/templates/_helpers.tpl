@@ -41,3 +41,36 @@ helm.sh/chart: {{ printf "%s-%s" $root.Chart.Name $root.Chart.Version | replace 
 {{- define "audit-operator.configMapNamespaces" -}}
 {{- without (uniq .Values.policyConfigMapNamespaces) .Release.Namespace | toJson -}}
 {{- end -}}
+
+{{/* Host and port of an address such as 127.0.0.1:9469 or [::]:8080, as JSON. No host when it is every one. */}}
+{{- define "audit-operator.address" -}}
+{{- $port := regexFind "[0-9]+$" . -}}
+{{- $host := trimSuffix (printf ":%s" $port) . | trimPrefix "[" | trimSuffix "]" -}}
+{{- dict "host" (has $host (list "0.0.0.0" "::") | ternary "" $host) "port" (int $port) | toJson -}}
+{{- end -}}
+
+{{/* A container's metrics port and probes. Takes (dict "address" ADDRESS "hostNetwork" BOOL). */}}
+{{- define "audit-operator.probes" -}}
+{{- $at := include "audit-operator.address" .address | fromJson -}}
+ports:
+  - name: metrics
+    containerPort: {{ $at.port }}
+    {{- if .hostNetwork }}
+    hostPort: {{ $at.port }}
+    {{- end }}
+    protocol: TCP
+{{- range $probe, $path := dict "livenessProbe" "/healthz" "readinessProbe" "/readyz" }}
+{{ $probe }}:
+  httpGet:
+    path: {{ $path }}
+    port: metrics
+    scheme: HTTP
+    {{- if $at.host }}
+    # The kubelet asks from the node's own network.
+    host: {{ $at.host | quote }}
+    {{- end }}
+  timeoutSeconds: 5
+  periodSeconds: 10
+  failureThreshold: {{ eq $probe "livenessProbe" | ternary 6 3 }}
+{{- end }}
+{{- end -}}

@@ -51,6 +51,9 @@ fn look(
         facts: Ok(facts(manifest)),
         order: last.as_ref().map(|(order, ..)| (*order).clone()),
         journal: last.map(|(order, state, since)| Journal::begin(&order.id, since).record(state, since)),
+        installer: true,
+        unchanged: Duration::ZERO,
+        proof: None,
         now: now(),
     })
 }
@@ -125,6 +128,9 @@ fn settled_is_ready_with_nothing_planned() {
         facts: Ok(NodeFacts { policy_file: Some(rendered().policy.into_bytes()), ..facts(&order.target) }),
         journal: Some(Journal::begin(&order.id, now()).record(State::Settled, now())),
         order: Some(order.clone()),
+        installer: true,
+        unchanged: Duration::ZERO,
+        proof: None,
         now: now(),
     };
     let (status, again) = decide(&situation);
@@ -161,7 +167,7 @@ fn what_was_rolled_back_is_not_tried_again_until_it_is_another_change() {
 #[test]
 fn what_was_refused_is_tried_again_after_a_while() {
     let (node, order) = ordered();
-    let refused = || State::Refused { reason: "no space left on device".to_owned() };
+    let refused = || State::Refused { by: Refuser::Checks, reason: "no space left on device".to_owned() };
     let (status, again) = look(&node, MANIFEST, Some((&order, refused(), now())));
     assert_eq!(again, None);
     check_ready(&status, "False", Reason::InstallRefused, "no space left");
@@ -179,6 +185,9 @@ fn taking_the_settings_out_plans_the_original_bytes() {
         facts: Ok(NodeFacts { settled: Some(order.clone()), ..facts(&order.target) }),
         journal: None,
         order: None,
+        installer: true,
+        unchanged: Duration::ZERO,
+        proof: None,
         now: now(),
     };
     let (status, _) = decide(&situation);
@@ -210,6 +219,9 @@ fn a_node_too_old_for_the_policy_refuses_it() {
         facts: Ok(facts(&MANIFEST.replace("v1.37.2", "v1.35.4"))),
         order: None,
         journal: None,
+        installer: true,
+        unchanged: Duration::ZERO,
+        proof: None,
         now: now(),
     });
     assert_eq!(order, None);
@@ -229,8 +241,104 @@ fn what_cannot_be_read_is_said_and_what_was_known_stays() {
         facts: Err("cannot read".to_owned()),
         order: None,
         journal: None,
+        installer: true,
+        unchanged: Duration::ZERO,
+        proof: None,
         now: now(),
     });
     check_ready(&status, "False", Reason::BundleUnreadable, "Secret is missing");
     assert_eq!(status.kube_api_server_version.as_deref(), Some("v1.37.2"));
+}
+
+/// What is to be done about the installer while the journal of the order is in `state`.
+#[track_caller]
+fn check_chore(state: Option<State>, installer: bool, seconds: u64, chore: Option<Chore>) {
+    let (node, order) = ordered();
+    let situation = Situation {
+        node: &node,
+        bundle: &Bundle::Nothing,
+        facts: Ok(facts(MANIFEST)),
+        journal: state.map(|state| Journal::begin(&order.id, now()).record(state, now())),
+        order: Some(order),
+        installer,
+        unchanged: Duration::from_secs(seconds),
+        proof: None,
+        now: now(),
+    };
+    assert_eq!(super::chore(&situation), chore);
+}
+
+#[test]
+fn an_order_without_an_installer_gets_one_also_after_a_crash_in_between() {
+    check_chore(None, false, 0, Some(Chore::AddInstaller));
+    check_chore(Some(State::Ordered), false, 0, Some(Chore::AddInstaller));
+    check_chore(Some(State::Ordered), true, 9999, None);
+}
+
+#[test]
+fn an_installer_that_never_starts_is_withdrawn_and_one_that_stays_is_removed() {
+    check_chore(None, true, 89, None);
+    check_chore(None, true, 90, Some(Chore::Withdraw));
+    check_chore(Some(State::Settled), true, 29, None);
+    check_chore(Some(State::Settled), true, 30, Some(Chore::RemoveInstaller));
+    check_chore(Some(State::Settled), false, 9999, None);
+}
+
+#[test]
+fn who_refused_an_order_decides_the_reason_and_the_next_try() {
+    let (node, order) = ordered();
+    for (by, reason, pause) in [
+        (Refuser::Rehearsal, Reason::RehearsalFailed, RETRY_REHEARSAL),
+        (Refuser::Agent, Reason::InstallerMissing, RETRY_REFUSED),
+    ] {
+        let refused = || State::Refused { by, reason: "why".to_owned() };
+        let (status, again) = look(&node, MANIFEST, Some((&order, refused(), now())));
+        assert_eq!(again, None);
+        check_ready(&status, "False", reason, "why");
+        let just_before = now() - pause + SignedDuration::from_secs(1);
+        assert_eq!(look(&node, MANIFEST, Some((&order, refused(), just_before))).1, None);
+        assert!(look(&node, MANIFEST, Some((&order, refused(), now() - pause))).1.is_some());
+        let clock_set_back = now() + SignedDuration::from_hours(1);
+        assert!(look(&node, MANIFEST, Some((&order, refused(), clock_set_back))).1.is_some());
+    }
+}
+
+#[test]
+fn the_newest_proof_of_the_live_server_is_reported() {
+    let (node, order) = ordered();
+    let proof = |second: i64, stand_in, result| journal::Proof {
+        stand_in,
+        time: now() + SignedDuration::from_secs(second),
+        audit_id: "id".to_owned(),
+        request: "POST /x".to_owned(),
+        level: None,
+        rule: None,
+        latency_milliseconds: 3,
+        result,
+        message: "why".to_owned(),
+    };
+    let report = |installers: journal::Proof, own: Option<journal::Proof>| {
+        let journal = Journal { proof: Some(installers), ..Journal::begin(&order.id, now()) };
+        let (status, _) = decide(&Situation {
+            node: &node,
+            bundle: &Bundle::Rendered(Box::new(rendered())),
+            facts: Ok(facts(&order.target)),
+            journal: Some(journal.record(State::Settled, now())),
+            order: Some(order.clone()),
+            installer: true,
+            unchanged: Duration::ZERO,
+            proof: own,
+            now: now(),
+        });
+        let condition = condition::get(&status.conditions, Type::Proven).expect("Proven").clone();
+        (condition.status, condition.reason)
+    };
+    let is = |status: &str, reason: Reason| (status.to_owned(), reason.as_str().to_owned());
+    let landed = journal::ProofResult::Landed;
+    let missing = journal::ProofResult::Missing;
+    assert_eq!(report(proof(0, None, landed), None), is("True", Reason::ProofLanded));
+    assert_eq!(report(proof(0, Some(16443), landed), None), is("Unknown", Reason::ProofPending));
+    let own = Some(proof(1, None, missing));
+    assert_eq!(report(proof(0, None, landed), own.clone()), is("False", Reason::ProofMissing));
+    assert_eq!(report(proof(2, None, landed), own), is("True", Reason::ProofLanded));
 }

@@ -63,7 +63,7 @@ impl Node {
     }
 
     fn apply(&self) -> Done {
-        self.run(&Verb::Apply(self.with_config(Format::Text)))
+        self.run(&Verb::Apply { rehearsal: Try::Auto, with: self.with_config(Format::Text) })
     }
 
     /// Every file below the root with its content.
@@ -128,7 +128,7 @@ fn plan_apply_plan_restore_ends_where_it_began() {
         (Some("Settled"), Some("v1.37.2"))
     );
 
-    let restored = node.run(&Verb::Restore(node.place(Format::Text)));
+    let restored = node.run(&Verb::Restore { rehearsal: Try::Auto, place: node.place(Format::Text) });
     assert_eq!(restored.code, Ok(OK), "{}", restored.err);
     assert_eq!(fs::read_to_string(node.manifest()).unwrap(), MANIFEST);
 }
@@ -139,7 +139,10 @@ fn restore_keeps_what_others_changed_since() {
     node.apply();
     let text = fs::read_to_string(node.manifest()).unwrap();
     fs::write(node.manifest(), text.replace("cpu: 250m", "cpu: 300m")).unwrap();
-    assert_eq!(node.run(&Verb::Restore(node.place(Format::Text))).code, Ok(OK));
+    assert_eq!(
+        node.run(&Verb::Restore { rehearsal: Try::Auto, place: node.place(Format::Text) }).code,
+        Ok(OK)
+    );
     assert_eq!(fs::read_to_string(node.manifest()).unwrap(), MANIFEST.replace("cpu: 250m", "cpu: 300m"));
 }
 
@@ -154,7 +157,10 @@ fn a_new_policy_has_a_new_file_and_old_ones_go_with_the_backups_that_need_them()
     assert_eq!(count("/var/lib/audit-operator/backups"), 2);
     // The one that runs, and those of the two manifests that could be put back.
     assert_eq!(count("/etc/kubernetes/audit"), 3);
-    assert_eq!(node.run(&Verb::Restore(node.place(Format::Text))).code, Ok(OK));
+    assert_eq!(
+        node.run(&Verb::Restore { rehearsal: Try::Auto, place: node.place(Format::Text) }).code,
+        Ok(OK)
+    );
     assert_eq!(fs::read_to_string(node.manifest()).unwrap(), MANIFEST);
 }
 
@@ -164,7 +170,8 @@ fn json_says_everything_in_one_value() {
     let value = |done: Done| serde_json::from_str::<serde_json::Value>(&done.out).unwrap();
     let plan = value(node.run(&Verb::Plan(node.with_config(Format::Json))));
     assert_eq!(plan["changed"], true);
-    let applied = value(node.run(&Verb::Apply(node.with_config(Format::Json))));
+    let applied =
+        value(node.run(&Verb::Apply { rehearsal: Try::Auto, with: node.with_config(Format::Json) }));
     for key in ["revision", "from", "to", "diff"] {
         assert_eq!(plan[key], applied[key], "{key}");
     }
@@ -259,7 +266,7 @@ fn configurations_that_are_wrong_are_refused_with_every_finding() {
     }
     let missing =
         WithConfig { config: "/nowhere/auditconfig.yaml".to_owned(), place: node.place(Format::Text) };
-    let done = node.run(&Verb::Apply(missing));
+    let done = node.run(&Verb::Apply { rehearsal: Try::Auto, with: missing });
     assert!(done.code.unwrap_err().contains("/nowhere/auditconfig.yaml"));
 }
 
@@ -286,7 +293,10 @@ fn audit_flags_of_somebody_else_are_named_and_taken_over_only_when_told_to() {
     node.configure(&format!("{CONFIGURATION}  existingFlags: TakeOver\n"));
     assert_eq!(node.apply().code, Ok(OK));
     assert!(!fs::read_to_string(node.manifest()).unwrap().contains("maxage=7"));
-    assert_eq!(node.run(&Verb::Restore(node.place(Format::Text))).code, Ok(OK));
+    assert_eq!(
+        node.run(&Verb::Restore { rehearsal: Try::Auto, place: node.place(Format::Text) }).code,
+        Ok(OK)
+    );
     assert_eq!(fs::read_to_string(node.manifest()).unwrap(), theirs);
 }
 
@@ -301,7 +311,7 @@ fn a_manifest_that_changes_between_plan_and_swap_is_refused_and_planned_anew() {
     };
     let edited = MANIFEST.replace("cpu: 250m", "cpu: 300m");
     fs::write(node.manifest(), &edited).unwrap();
-    let order = done.order(10, jiff::Timestamp::UNIX_EPOCH);
+    let order = done.order(&terms(10), jiff::Timestamp::UNIX_EPOCH);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let journal = runtime.block_on(installer::carry_out(&host, &order, &host.lock().unwrap())).unwrap();
     assert_eq!(journal.state.name(), "Refused");

@@ -1,0 +1,107 @@
+//! The machine itself: its steady clock, its memory, its ports.
+
+use std::fs;
+use std::net::{Ipv4Addr, TcpListener};
+use std::path::Path;
+
+use rustix::time::{ClockId, clock_gettime};
+
+use crate::install::Moment;
+use crate::install::stand_in::PORTS;
+
+use super::Host;
+
+/// Now, on the clock that runs since this machine was booted.
+pub(crate) fn now() -> Moment {
+    let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    let time = clock_gettime(ClockId::Boottime);
+    let milliseconds = time.tv_sec.unsigned_abs() * 1000 + time.tv_nsec.unsigned_abs() / 1_000_000;
+    Moment { boot: boot.trim().to_owned(), milliseconds }
+}
+
+/// Memory that can still be had, in bytes.
+pub(super) fn available_memory() -> Option<u64> {
+    let text = fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    let kibibytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kibibytes * 1024)
+}
+
+/// The first port of [`PORTS`] that can be listened on, other than `but`.
+pub(super) fn free_port(but: Option<u16>) -> Option<u16> {
+    PORTS
+        .filter(|port| Some(*port) != but)
+        .find(|port| TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_ok())
+}
+
+impl Host {
+    /// What a Pod's processes use, in bytes, without the page cache. Control groups of both versions and both drivers: the
+    /// folder is named after the Pod's UID, with underscores by systemd's rules.
+    pub(super) fn memory_of_pod(&self, uid: &str) -> Option<u64> {
+        let names = [format!("pod{uid}"), format!("pod{}.slice", uid.replace('-', "_"))];
+        let root = self.at("/sys/fs/cgroup");
+        [root.join("memory"), root].iter().find_map(|folder| find(folder, &names, 4)).and_then(|pod| {
+            let stat = fs::read_to_string(pod.join("memory.stat")).ok()?;
+            // Version 1, then 2.
+            ["total_rss ", "anon "]
+                .iter()
+                .find_map(|name| stat.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok()))
+        })
+    }
+}
+
+/// The folder below with one of these endings of its name, at most this deep.
+fn find(folder: &Path, names: &[String], depth: usize) -> Option<std::path::PathBuf> {
+    let entries = fs::read_dir(folder).ok()?.flatten().filter(|e| e.file_type().is_ok_and(|t| t.is_dir()));
+    let entries: Vec<_> = entries.collect();
+    let is_it = |name: &str| names.iter().any(|wanted| name.ends_with(wanted.as_str()));
+    if let Some(found) = entries.iter().find(|e| is_it(&e.file_name().to_string_lossy())) {
+        return Some(found.path());
+    }
+    // Pods lie below kubepods and their class of service, nowhere else.
+    let may_hold =
+        |name: &str| ["kubepods", "burstable", "besteffort"].iter().any(|part| name.contains(part));
+    let mut below = entries.iter().filter(|e| may_hold(&e.file_name().to_string_lossy()));
+    if depth == 0 { None } else { below.find_map(|e| find(&e.path(), names, depth - 1)) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(path: &str, stat: &str, bytes: Option<u64>) {
+        let root = tempfile::tempdir().unwrap();
+        let pod = root.path().join("sys/fs/cgroup").join(path);
+        fs::create_dir_all(&pod).unwrap();
+        fs::write(pod.join("memory.stat"), stat).unwrap();
+        let host = Host::new(root.path(), "/m.yaml", None);
+        assert_eq!(host.memory_of_pod("ab-cd"), bytes);
+    }
+
+    #[test]
+    fn a_pods_memory_is_found_under_both_versions_and_drivers() {
+        check("memory/kubepods/burstable/podab-cd", "cache 9\nrss 1\ntotal_rss 7\n", Some(7));
+        check(
+            "kubepods.slice/kubepods-burstable.slice/kubepods-burstable-podab_cd.slice",
+            "anon 5\nfile 6\n",
+            Some(5),
+        );
+        check("memory/kubepods/burstable/podother", "total_rss 7\n", None);
+        check("system.slice/podab-cd", "anon 5\n", None);
+    }
+
+    #[test]
+    fn a_port_that_is_taken_is_passed_over() {
+        let first = free_port(None).expect("one of a hundred");
+        let _taken = TcpListener::bind((Ipv4Addr::LOCALHOST, first));
+        assert_ne!(free_port(None), Some(first));
+        assert_ne!(free_port(Some(first + 1)), Some(first + 1));
+    }
+
+    #[test]
+    fn the_clock_runs_and_names_its_boot() {
+        let (a, b) = (now(), now());
+        assert!(!a.boot.is_empty() && b.since(&a).is_some());
+    }
+}

@@ -1,0 +1,128 @@
+//! The stand-in on the node: its manifest in the manifests folder, its Pod, its own audit log.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use tokio::net::TcpStream;
+
+use crate::install::order::STATE_FOLDER;
+use crate::install::stand_in::{self, Role, Seen, StandIn};
+use crate::install::{Health, Journal, Order};
+use crate::manifest;
+
+use super::server::PodLogs;
+use super::{Error, Host, file, server};
+
+/// A port of the own machine takes a connection or refuses it at once.
+const CONNECT: Duration = Duration::from_secs(1);
+
+impl Host {
+    pub(super) fn manifests_folder(&self) -> PathBuf {
+        let path = self.at(&self.manifest);
+        path.parent().map_or_else(|| PathBuf::from("/"), ToOwned::to_owned)
+    }
+
+    /// Files of stand-ins in the manifests folder that are not of the one that is wanted.
+    pub(super) fn stray_stand_ins(&self, order: &Order, journal: &Journal) -> Result<Vec<String>, Error> {
+        let wanted = journal.wanted_stand_in().map(|s| s.file_name(&order.id));
+        let mut names = file::list(self.disk(), &self.manifests_folder())?;
+        names.retain(|name| name.starts_with(stand_in::PREFIX) && Some(name) != wanted.as_ref());
+        Ok(names)
+    }
+
+    /// Takes the manifests of all stand-ins but the wanted one out of the folder.
+    pub fn remove_stand_ins(&self, order: &Order, journal: &Journal) -> Result<(), Error> {
+        for name in self.stray_stand_ins(order, journal)? {
+            file::remove(self.disk(), &self.manifests_folder().join(name))?;
+        }
+        Ok(())
+    }
+
+    /// Puts the manifest of the journal's stand-in into the folder.
+    pub fn add_stand_in(&self, order: &Order, journal: &Journal) -> Result<(), Error> {
+        let Some(stand_in) = journal.wanted_stand_in() else { return Ok(()) };
+        let text = self.stand_in_manifest(order, stand_in)?;
+        file::replace(
+            self.disk(),
+            &self.manifests_folder().join(stand_in.file_name(&order.id)),
+            text.as_bytes(),
+        )
+    }
+
+    fn stand_in_manifest(&self, order: &Order, stand_in: &StandIn) -> Result<String, Error> {
+        let made_from = match stand_in.role {
+            Role::Candidate | Role::StartOnly => order.target.clone(),
+            Role::LastKnownGood => {
+                String::from_utf8_lossy(&self.last_known_good()?.unwrap_or_default()).into_owned()
+            }
+        };
+        stand_in.manifest(&made_from, &order.id).map_err(|problem| Error::Content {
+            path: self.at(&order.manifest),
+            problem: format!("cannot be made into a stand-in's: {problem}"),
+        })
+    }
+
+    /// The table of client addresses of an order's stand-in.
+    pub fn addresses_path(&self, order: &Order) -> PathBuf {
+        self.at(STATE_FOLDER).join(format!("stand-in-addresses-{}", order.id))
+    }
+
+    /// Audit logs of an order's stand-ins that still have to be brought to the real one.
+    pub(super) fn stand_in_logs(&self, _order: &Order) -> Result<Vec<PathBuf>, Error> {
+        Ok(Vec::new())
+    }
+
+    /// Brings the audit events of stand-ins to the real log, with their true source addresses.
+    pub fn merge_stand_in_logs(&self, _order: &Order) -> Result<(), Error> {
+        Ok(())
+    }
+
+    /// STUB
+    pub async fn prove_install(
+        &self,
+        _order: &Order,
+        target: crate::install::Target,
+    ) -> crate::install::journal::Proof {
+        use crate::install::journal::*;
+        Proof {
+            stand_in: match target {
+                crate::install::Target::StandIn(p) => Some(p),
+                crate::install::Target::Live => None,
+            },
+            time: jiff::Timestamp::now(),
+            audit_id: String::new(),
+            request: String::new(),
+            level: None,
+            rule: None,
+            latency_milliseconds: 0,
+            result: ProofResult::Unprovable,
+            message: String::new(),
+        }
+    }
+
+    /// What there is of the journal's stand-in.
+    pub(super) async fn observe_stand_in(
+        &self,
+        order: &Order,
+        node: &str,
+        stand_in: &StandIn,
+    ) -> Result<Seen, Error> {
+        let path = self.manifests_folder().join(stand_in.file_name(&order.id));
+        let text = self.stand_in_manifest(order, stand_in)?;
+        let in_place = file::read(self.disk(), &path)?.is_some_and(|bytes| bytes == text.as_bytes());
+        let (mut starts, mut last_words) = (0, String::new());
+        if let Ok(read) = manifest::read(&text) {
+            let containers = server::containers(&PodLogs::new(self, node, &read));
+            starts = containers.starts.len();
+            last_words = containers.last_words;
+        }
+        let connected = tokio::time::timeout(CONNECT, TcpStream::connect(("127.0.0.1", stand_in.port))).await;
+        let listening = matches!(connected, Ok(Ok(_)));
+        let health = if listening {
+            server::health_at("127.0.0.1", stand_in.port).await
+        } else {
+            Health::NotReady("nothing listens on its port".to_owned())
+        };
+        Ok(Seen { in_place, starts, health, listening, last_words })
+    }
+}

@@ -1,0 +1,58 @@
+//! Verifying: the new manifest is in place; does its API server get healthy, and does an event land?
+
+use super::*;
+
+pub(super) fn next(
+    order: &Order,
+    journal: &Journal,
+    observed: &Observed,
+    before: &BTreeSet<String>,
+    running: Option<&str>,
+    deadline: &Deadline,
+    now: &Moment,
+) -> Step {
+    if observed.manifest.as_deref() != Some(&order.to) {
+        return end(written_by_another(order), now);
+    }
+    let Some(server) = &observed.server else { return Step::Record(State::Settled) };
+    let started: Vec<&str> =
+        new_pods(&server.containers, before).filter(|pod| Some(*pod) != running).collect();
+    let roll_back = |reason: String| {
+        Step::Record(State::RollingBack {
+            reason,
+            before: server.containers.clone(),
+            tried: started.iter().map(|pod| (*pod).to_owned()).collect(),
+            deadline: now.plus(timeout(order)),
+            stuck: now.plus(STUCK),
+        })
+    };
+    let waits_for = match &server.health {
+        Health::Ready if !started.is_empty() => match proof(journal, Target::Live) {
+            _ if logs_nothing(order) => return end(Outcome::Settled, now),
+            None => return Step::Prove(Target::Live),
+            Some(Proof { result: ProofResult::Missing, message, .. }) => {
+                return roll_back(format!("the API server runs, but no audit event landed: {message}"));
+            }
+            Some(_) => return end(Outcome::Settled, now),
+        },
+        Health::NotReady(answer) if !started.is_empty() => {
+            if has_crashed(&started, &server.last_words, journal.stand_in.is_some()) {
+                return roll_back(format!("the new API server ended: {}", server.last_words));
+            }
+            format!("the new API server is not ready: {answer}")
+        }
+        _ => "the kubelet has not started a container from the new manifest".to_owned(),
+    };
+    if !deadline.has_passed(now) {
+        return Step::Wait(waits_for);
+    }
+    roll_back(format!("not healthy {} s after the change: {waits_for}", order.health_timeout_seconds))
+}
+
+/// Whether the new server ended by itself: its container was started again. One that found its port still taken by the
+/// forwarder or its predecessor gets another chance.
+fn has_crashed(started: &[&str], last_words: &str, relieved: bool) -> bool {
+    let starts = started.iter().map(|pod| started.iter().filter(|p| *p == pod).count()).max().unwrap_or(0);
+    let allowed = if relieved && stand_in::lost_its_port(last_words) { 3 } else { 1 };
+    starts > allowed
+}

@@ -1,0 +1,174 @@
+//! The installer's own manifest: a static Pod for one order, with the folders that order needs and nothing else.
+//!
+//! A static Pod because nothing else comes back on a control-plane node whose API server is down; a new name for each
+//! order because a static Pod waits for one of the same name to end; no service account because a static Pod can have
+//! none, and it needs none.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Value, json};
+
+use super::order::{self, Order, STATE_FOLDER};
+use crate::revision::POLICY_FOLDER;
+
+/// Name of its file in the manifests folder, the same for every order: there is one install at a time.
+pub const FILE: &str = "audit-operator-installer.yaml";
+
+/// Where the node's folders are mounted in the container.
+const ROOT: &str = "/host";
+
+/// What the installer needs to know of the node it runs on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InstallerPod<'a> {
+    /// The node's name in Kubernetes.
+    pub node_name: &'a str,
+    /// Our own image; it must be on the node, as the agent runs from it.
+    pub image: &'a str,
+    /// The API server's port: one below 1024 needs a capability.
+    pub port: u16,
+}
+
+/// Name of the Pod for the order of this identity, without the node's name that the kubelet appends.
+pub fn name(order_id: &str) -> String {
+    format!("audit-operator-installer-{}", order::label(order_id))
+}
+
+/// The manifest. JSON is YAML, but people read this file when something is wrong: it is written as YAML.
+pub fn manifest(order: &Order, pod: &InstallerPod<'_>) -> String {
+    let folders = folders(order);
+    let volume = |(i, (path, folder)): (usize, (&String, &Folder))| json!({"name": format!("folder-{i}"), "hostPath": {"path": path, "type": folder.kind}});
+    let mount = |(i, (path, folder)): (usize, (&String, &Folder))| json!({"name": format!("folder-{i}"), "mountPath": format!("{ROOT}{path}"), "readOnly": folder.read_only});
+    // Taking a port below 1024 is the only thing it may need beyond reading and writing root's files.
+    let added: &[&str] = if pod.port < 1024 { &["NET_BIND_SERVICE"] } else { &[] };
+    let manifest = json!({
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {
+            "name": name(&order.id),
+            "namespace": "kube-system",
+            "labels": {
+                "app.kubernetes.io/name": "audit-operator",
+                "app.kubernetes.io/component": "installer",
+            },
+        },
+        "spec": {
+            // It takes the API server's port over, and asks the API server on the node's own address.
+            "hostNetwork": true,
+            "priorityClassName": "system-node-critical",
+            // system-node-critical's; nobody resolves the name for a static Pod.
+            "priority": 2_000_001_000,
+            "restartPolicy": "Always",
+            "terminationGracePeriodSeconds": 5,
+            "securityContext": {
+                "runAsUser": 0,
+                "runAsGroup": 0,
+                "seccompProfile": {"type": "RuntimeDefault"},
+            },
+            "containers": [{
+                "name": "installer",
+                "image": pod.image,
+                "imagePullPolicy": "Never",
+                "args": [
+                    "installer",
+                    format!("--order={}", order.id),
+                    format!("--node-name={}", pod.node_name),
+                    format!("--root={ROOT}"),
+                    format!("--manifest={}", order.manifest),
+                ],
+                "securityContext": {
+                    "allowPrivilegeEscalation": false,
+                    "readOnlyRootFilesystem": true,
+                    "capabilities": {"drop": ["ALL"], "add": added},
+                },
+                "volumeMounts": folders.iter().enumerate().map(mount).collect::<Vec<Value>>(),
+            }],
+            "volumes": folders.iter().enumerate().map(volume).collect::<Vec<Value>>(),
+        },
+    });
+    serde_yaml::to_string(&manifest).expect("a value of JSON always becomes YAML")
+}
+
+struct Folder {
+    kind: &'static str,
+    read_only: bool,
+}
+
+fn folders(order: &Order) -> BTreeMap<String, Folder> {
+    let mut folders = BTreeMap::new();
+    let mut add = |path: &str, kind, read_only| {
+        folders.entry(path.to_owned()).or_insert(Folder { kind, read_only });
+    };
+    add(parent(&order.manifest), "Directory", false);
+    add(STATE_FOLDER, "DirectoryOrCreate", false);
+    add(POLICY_FOLDER, "DirectoryOrCreate", false);
+    for file in &order.files {
+        add(parent(&file.path), "DirectoryOrCreate", false);
+    }
+    for folder in &order.log_folders {
+        add(log_mount(folder), "DirectoryOrCreate", false);
+    }
+    add("/var/log/pods", "Directory", true);
+    // How much memory the live API server uses.
+    add("/sys/fs/cgroup", "Directory", true);
+    folders
+}
+
+/// The folder to mount for a log folder: the one above it, because a missing one is to be made by the installer, 0700, and not
+/// by the kubelet, 0755; but not one that the whole system shares.
+fn log_mount(folder: &str) -> &str {
+    let above = parent(folder);
+    if above.matches('/').count() >= 3 { above } else { folder }
+}
+
+fn parent(path: &str) -> &str {
+    match path.trim_end_matches('/').rsplit_once('/') {
+        Some(("", _)) | None => "/",
+        Some((parent, _)) => parent,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::install::next::tests::order;
+
+    fn made(order: &Order, port: u16) -> Value {
+        let pod = InstallerPod { node_name: "n1", image: "audit-operator:1", port };
+        serde_yaml::from_str(&manifest(order, &pod)).expect("YAML")
+    }
+
+    #[test]
+    fn it_mounts_what_the_order_needs_and_makes_a_missing_log_folder_itself() {
+        let order = Order { log_folders: vec!["/var/log/kubernetes/audit".to_owned()], ..order() };
+        let pod = made(&order, 6443);
+        let volumes = pod["spec"]["volumes"].as_array().expect("volumes");
+        let paths: Vec<_> = volumes.iter().filter_map(|v| v["hostPath"]["path"].as_str()).collect();
+        assert_eq!(
+            paths,
+            [
+                "/etc/kubernetes/audit",
+                "/etc/kubernetes/manifests",
+                "/sys/fs/cgroup",
+                "/var/lib/audit-operator",
+                "/var/log/kubernetes",
+                "/var/log/pods"
+            ]
+        );
+    }
+
+    #[test]
+    fn a_folder_of_the_whole_system_is_not_mounted_for_a_log() {
+        assert_eq!(log_mount("/var/log/kubernetes/audit"), "/var/log/kubernetes");
+        assert_eq!(log_mount("/var/log/audit"), "/var/log/audit");
+        assert_eq!(log_mount("/audit"), "/audit");
+    }
+
+    #[test]
+    fn it_has_no_capability_but_for_a_low_port_and_no_credentials() {
+        let capabilities =
+            |port| made(&order(), port)["spec"]["containers"][0]["securityContext"]["capabilities"].clone();
+        assert_eq!(capabilities(6443), json!({"drop": ["ALL"], "add": []}));
+        assert_eq!(capabilities(443), json!({"drop": ["ALL"], "add": ["NET_BIND_SERVICE"]}));
+        assert_eq!(made(&order(), 6443)["spec"].get("serviceAccountName"), None);
+    }
+}

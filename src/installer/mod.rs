@@ -1,0 +1,173 @@
+//! The installer: carries out the order on the node's disk, one step at a time, and decides nothing.
+//!
+//! Observe, ask [`install::next()`] for the step, do it, observe again. It needs no API server and no credentials. The
+//! agent writes the order and reads the journal; this reads the order and writes the journal; they never talk. It runs as
+//! a static Pod that the agent adds for one order, or in the hands of an administrator as `audit-operator node`.
+#![expect(clippy::disallowed_methods, reason = "this is the edge where the clock is read and time passes")]
+
+mod relief;
+mod serve;
+
+use std::time::Duration;
+
+use futures::Future;
+use jiff::Timestamp;
+use tracing::{error, info, warn};
+
+use crate::host::{Error, Host, Lock};
+use crate::install::{self, Journal, Moment, Observed, Order, State, Step};
+use crate::install::{Health, Relief as ReliefSeen};
+
+use serve::Service;
+
+/// Between two observations while an API server is away: the time without an answer is counted by them.
+const QUICK: Duration = Duration::from_millis(200);
+/// Between two observations otherwise.
+const PAUSE: Duration = Duration::from_millis(500);
+/// Between two tries when something is in the way.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// The static Pod's whole life: carries out the order of this identity, takes its own manifest away, and waits to be ended by
+/// the kubelet. Being ended before is safe at any moment; it goes on where it was when it is started again.
+pub async fn run(host: &Host, order_id: &str, shutdown: impl Future<Output = ()>) -> anyhow::Result<()> {
+    tokio::select! {
+        () = carry_out_and_leave(host, order_id) => {}
+        () = shutdown => info!("ended before the order was carried out; going on when started again"),
+    }
+    Ok(())
+}
+
+async fn carry_out_and_leave(host: &Host, order_id: &str) {
+    let mut said = String::new();
+    loop {
+        match attempt(host, order_id).await {
+            Ok(()) => break,
+            // Said once, not every second.
+            Err(error) if error.to_string() != said => {
+                said = error.to_string();
+                error!(order = order_id, said, "cannot go on; trying again");
+            }
+            Err(_) => {}
+        }
+        tokio::time::sleep(RETRY).await;
+    }
+    info!(order = order_id, "done; waiting for the kubelet to end this Pod");
+    std::future::pending::<()>().await;
+}
+
+async fn attempt(host: &Host, order_id: &str) -> Result<(), Error> {
+    let lock = host.lock()?;
+    let order = host.order()?.filter(|order| order.id == order_id);
+    match &order {
+        Some(order) => {
+            let journal = carry_out(host, order, &lock).await?;
+            info!(order = order.id, state = journal.state.name(), "install ended");
+        }
+        None => warn!(order = order_id, "the order on the disk is another one"),
+    }
+    host.remove_installer(order_id)
+}
+
+/// Carries out one order to its end and returns its journal. An error means that not even the journal could be written;
+/// calling again goes on from where it is.
+pub async fn carry_out(host: &Host, order: &Order, _lock: &Lock) -> Result<Journal, Error> {
+    let mut journal = host.journal_of(order, Timestamp::now())?;
+    // The first sign of life: the agent waits for it.
+    host.record(order, &journal)?;
+    let mut service = Service::new(host, order);
+    let mut silence = Silence::default();
+    loop {
+        let observed = host.observe(order, &journal, service.seen()).await?;
+        let now = host.now();
+        silence.count(&mut journal, &observed, &now);
+        service.follow(install::next::relief(&journal, &observed));
+        let mut step = install::next(order, &journal, &observed, &now);
+        if let Err(error) = do_step(host, order, &mut journal, &step).await {
+            warn!(order = order.id, ?step, %error, "a step failed");
+            let observed = host.observe(order, &journal, service.seen()).await?;
+            step = install::next::after_failure(order, &journal, &observed, &error.to_string(), &host.now());
+        }
+        match step {
+            Step::Record(state) => {
+                info!(order = order.id, state = state.name(), reason = state.reason(), "install");
+                let next = journal.record(state, Timestamp::now());
+                host.record(order, &next)?;
+                journal = next;
+            }
+            Step::Wait(reason) => {
+                if reason != journal.waiting_for {
+                    info!(order = order.id, state = journal.state.name(), reason, "waiting");
+                    journal.waiting_for = reason;
+                    host.record(order, &journal)?;
+                }
+                tokio::time::sleep(pause(&journal.state)).await;
+            }
+            Step::Finished => {
+                if journal.state == State::Settled
+                    && let Err(error) = host.prune(order)
+                {
+                    warn!(order = order.id, %error, "old backups or policy files are still there");
+                }
+                return Ok(journal);
+            }
+            _ => {}
+        }
+    }
+}
+
+fn pause(state: &State) -> Duration {
+    match state {
+        State::Swapping { .. } | State::Verifying { .. } | State::RollingBack { .. } => QUICK,
+        _ => PAUSE,
+    }
+}
+
+async fn do_step(host: &Host, order: &Order, journal: &mut Journal, step: &Step) -> Result<(), Error> {
+    match step {
+        Step::KeepLastKnownGood => host.keep_last_known_good(order),
+        Step::Stage => host.stage(order),
+        Step::Swap => host.swap(order),
+        Step::Restore => host.restore(order),
+        Step::Employ(stand_in) => {
+            let next = Journal { stand_in: stand_in.clone(), ..journal.clone() };
+            host.record(order, &next)?;
+            *journal = next;
+            Ok(())
+        }
+        Step::AddStandIn => host.add_stand_in(order, journal),
+        Step::RemoveStandIns => host.remove_stand_ins(order, journal),
+        Step::MergeLogs => host.merge_stand_in_logs(order),
+        Step::Prove(target) => {
+            let proof = host.prove_install(order, *target).await;
+            info!(order = order.id, ?target, result = ?proof.result, message = proof.message, "proof");
+            let next = Journal { proof: Some(proof), ..journal.clone() };
+            host.record(order, &next)?;
+            *journal = next;
+            Ok(())
+        }
+        Step::Record(_) | Step::Wait(_) | Step::Finished => Ok(()),
+    }
+}
+
+/// The time in which nothing answered on this node's port, as far as it was seen.
+#[derive(Default)]
+struct Silence {
+    since: Option<Moment>,
+}
+
+impl Silence {
+    fn count(&mut self, journal: &mut Journal, observed: &Observed, now: &Moment) {
+        let counts = matches!(
+            journal.state,
+            State::Swapping { .. } | State::Verifying { .. } | State::RollingBack { .. }
+        );
+        let answered = observed.relief == ReliefSeen::Holding
+            || observed.server.as_ref().is_none_or(|server| server.health == Health::Ready);
+        if let Some(since) = self.since.take() {
+            journal.unanswered_milliseconds += now.since(&since).unwrap_or(0);
+        }
+        if counts && !answered {
+            self.since = Some(now.clone());
+        }
+    }
+}
