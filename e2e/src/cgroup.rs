@@ -57,10 +57,11 @@ fn parse(groups: &str, mounts: &str) -> Vec<Hierarchy> {
 }
 
 /// Makes the groups of a node and gives their folders.
-pub(crate) fn make(ledger: &Path, node: &str) -> Result<Vec<PathBuf>> {
+///
+/// `name` is seen by the whole machine: it must tell the node from those of other clusters.
+pub(crate) fn make(ledger: &Path, name: &str) -> Result<Vec<PathBuf>> {
     let hierarchies = hierarchies()?;
-    let name = format!("audit-operator-e2e-{node}");
-    let folders: Vec<PathBuf> = hierarchies.iter().map(|h| h.own.join(&name)).collect();
+    let folders: Vec<PathBuf> = hierarchies.iter().map(|h| h.own.join(name)).collect();
     let mut file = fs::File::create(ledger).with_context(|| format!("writing {}", ledger.display()))?;
     for folder in &folders {
         writeln!(file, "{}", folder.display())?;

@@ -4,7 +4,7 @@ use std::fs;
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -14,12 +14,17 @@ use crate::launch::{self, Lifetime};
 use crate::node::Node;
 use crate::programs::{Programs, check_machine};
 use crate::progress::say;
-use crate::run::{output, output_of, tail};
+use crate::run::{ended, output, output_of, output_within, tail};
 use crate::state::State;
 use crate::{evidence, hub, kubeadm, network, teardown, wait};
 
 /// kubeadm init takes 12 s and a join 28 s here; Pods and nodes become ready within seconds.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(300);
+
+/// kubeadm's own limits (4 minutes for the first API server, 5 for etcd's learner) end it before this one does.
+const KUBEADM: Duration = Duration::from_secs(900);
+/// What a question may take that is asked again and again: the answer of a server that hangs is not to be waited for.
+const QUESTION: Duration = Duration::from_secs(20);
 
 /// A running cluster.
 #[derive(Clone, Debug)]
@@ -60,8 +65,7 @@ impl Cluster {
         check_machine()?;
         let programs = Programs::find()?;
         let names = Names::ask(&programs)?;
-        let archives = image::make(&programs, &names, wanted.operator.as_deref())?;
-        let first = Self::bring_up(state, &programs, &names, &archives, wanted);
+        let first = Self::bring_up(state, &programs, &names, wanted);
         let Err(error) = first else { return first };
         if launch::is_closed() {
             return Err(error);
@@ -69,22 +73,17 @@ impl Cluster {
         say!("the bring-up failed, once more from scratch: {error:#}");
         evidence::collect(state, &programs, "bring-up")?;
         teardown::down(state)?;
-        Self::bring_up(state, &programs, &names, &archives, wanted)
+        Self::bring_up(state, &programs, &names, wanted)
     }
 
-    fn bring_up(
-        state: &State,
-        programs: &Programs,
-        names: &Names,
-        archives: &[PathBuf],
-        wanted: &Wanted,
-    ) -> Result<Self> {
+    fn bring_up(state: &State, programs: &Programs, names: &Names, wanted: &Wanted) -> Result<Self> {
+        let archives = image::make(programs, names, wanted.operator.as_deref(), &state.images())?;
         let nodes: Vec<Node> = (1..=wanted.nodes).map(|number| Node::new(state, programs, number)).collect();
         let cluster = Self { state: state.clone(), programs: programs.clone(), names: names.clone(), nodes };
         hub::up(state, wanted.nodes, wanted.lifetime)?;
         for node in &cluster.nodes {
             cluster.switch_on(node, wanted.lifetime)?;
-            for archive in archives {
+            for archive in &archives {
                 node.run("ctr", &["--namespace", "k8s.io", "images", "import", &archive.to_string_lossy()])?;
             }
             if node.number == 1 {
@@ -143,7 +142,9 @@ impl Cluster {
     /// Whether one node's own API server says it is alive, asked at that node's address.
     pub(crate) fn api_is_alive(&self, node: &Node) -> Result<bool> {
         let server = format!("https://{}:{}", node.address(), network::API_PORT);
-        let answer = self.kubectl(&["--server", &server, "--request-timeout=2s", "get", "--raw", "/livez"]);
+        let mut command = self.kubectl_command()?;
+        command.args(["--server", &server, "--request-timeout=2s", "get", "--raw", "/livez"]);
+        let answer = output_within(&mut command, QUESTION);
         Ok(answer.is_ok_and(|text| text == "ok"))
     }
 
@@ -169,16 +170,11 @@ impl Cluster {
         fs::write(&file, configuration)?;
         let mut command = node.command("kubeadm")?;
         command.args(arguments).arg("--config").arg(&file).args(["--ignore-preflight-errors=all", "-v1"]);
-        let log = fs::File::create(node.log("kubeadm"))?;
-        let status = command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).status()?;
-        let said = fs::read_to_string(node.log("kubeadm"))?;
-        ensure!(
-            status.success(),
-            "kubeadm {} on {} ended with {status}:{}",
-            arguments[0],
-            node.name,
-            tail(&said)
-        );
+        let ended = ended(&mut command, KUBEADM)?;
+        fs::write(node.log("kubeadm"), [ended.stdout, ended.stderr.clone()].concat())?;
+        let said = String::from_utf8_lossy(&ended.stderr);
+        let (what, status) = (arguments[0], ended.status);
+        ensure!(status.success(), "kubeadm {what} on {} ended with {status}:{}", node.name, tail(&said));
         Ok(())
     }
 

@@ -60,9 +60,18 @@ struct Image {
 
 /// Makes the archives, to be imported on every node, of everything kubeadm needs, of a workload, and of the operator when its binary is given.
 /// The names are what this kubeadm asks for, so they always fit its version.
-pub(crate) fn make(programs: &Programs, names: &Names, operator: Option<&Path>) -> Result<Vec<PathBuf>> {
+///
+/// Clusters share the cache and may be brought up at the same time, but for the operator's image, of which each may
+/// have a binary of its own: that archive is made in `own`.
+pub(crate) fn make(
+    programs: &Programs,
+    names: &Names,
+    operator: Option<&Path>,
+    own: &Path,
+) -> Result<Vec<PathBuf>> {
     let folder = state::cache()?.join("testbed").join("images");
     fs::create_dir_all(&folder)?;
+    let _one_at_a_time = lock(&folder)?;
     let mut images = vec![
         Image {
             reference: names.of("pause")?,
@@ -81,15 +90,27 @@ pub(crate) fn make(programs: &Programs, names: &Names, operator: Option<&Path>) 
         let (reference, binary) = (names.of(program)?, programs.path(program)?);
         images.push(Image { reference, binary, path: format!("usr/local/bin/{program}"), entrypoint: false });
     }
+    let mut archives: Vec<PathBuf> =
+        images.iter().map(|image| archive(&folder, image)).collect::<Result<_>>()?;
     if let Some(binary) = operator {
-        images.push(Image {
+        let image = Image {
             reference: operator_reference(),
             binary: binary.to_owned(),
             path: "usr/local/bin/audit-operator".to_owned(),
             entrypoint: true,
-        });
+        };
+        fs::create_dir_all(own)?;
+        archives.push(archive(own, &image)?);
     }
-    images.iter().map(|image| archive(&folder, image)).collect()
+    Ok(archives)
+}
+
+/// Held while archives are made in the shared folder; a second run waits for the first.
+fn lock(folder: &Path) -> Result<File> {
+    let path = folder.join("lock");
+    let file = File::create(&path).with_context(|| format!("opening {}", path.display()))?;
+    file.lock().with_context(|| format!("locking {}", path.display()))?;
+    Ok(file)
 }
 
 /// The name of the operator's own image.

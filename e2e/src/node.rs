@@ -58,7 +58,8 @@ impl Node {
     /// Switches the node on and returns when containerd answers. What was on its disk is there again.
     pub(crate) fn up(&self, pause_image: &str, lifetime: Lifetime) -> Result<()> {
         fs::create_dir_all(self.folder().join("log"))?;
-        let cgroups = cgroup::make(&self.folder().join("cgroups"), &self.name)?;
+        let group = format!("audit-operator-e2e-{}-{}", self.state.mark(), self.name);
+        let cgroups = cgroup::make(&self.folder().join("cgroups"), &group)?;
         let log = File::create(self.log("init"))?;
         let mut command = launch::command(lifetime, &cgroups)?;
         command.arg("unshare");

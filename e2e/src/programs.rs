@@ -9,7 +9,7 @@ use std::process::Command;
 use anyhow::{Context, Result, bail, ensure};
 use rustix::process::geteuid;
 
-use crate::run::output;
+use crate::run::{LIMIT, ended, output};
 
 /// The folders of built programs.
 #[derive(Clone, Debug)]
@@ -56,8 +56,7 @@ impl Programs {
 /// Refuses when a cluster cannot be made here: without root, or without Debian's programs.
 pub(crate) fn check_machine() -> Result<()> {
     ensure!(geteuid().is_root(), "namespaces, mounts and control groups need root");
-    let check = Command::new(k8s_folder().join("prerequisites")).arg("--check").output();
-    let check = check.context("running e2e/k8s/prerequisites")?;
+    let check = ended(Command::new(k8s_folder().join("prerequisites")).arg("--check"), LIMIT)?;
     ensure!(check.status.success(), "{}", String::from_utf8_lossy(&check.stderr).trim());
     Ok(())
 }

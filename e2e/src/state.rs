@@ -5,9 +5,11 @@
 
 use std::env;
 use std::fs::{self, File, TryLockError};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
+use sha2::{Digest, Sha256};
 
 use crate::process;
 
@@ -47,6 +49,17 @@ impl State {
     /// The folder itself.
     pub(crate) fn root(&self) -> &Path {
         &self.root
+    }
+
+    /// What tells this cluster from others in names the whole machine sees.
+    pub(crate) fn mark(&self) -> String {
+        let digest = Sha256::digest(self.root.as_os_str().as_bytes());
+        digest[..4].iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    /// Where the archives of images are that this cluster alone has.
+    pub(crate) fn images(&self) -> PathBuf {
+        self.root.join("images")
     }
 
     /// The folder of one node.
@@ -121,6 +134,13 @@ mod tests {
 
     fn words(line: &str) -> Vec<String> {
         line.split(' ').map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn two_folders_have_two_marks() {
+        let mark = |root: &str| State { root: PathBuf::from(root) }.mark();
+        assert_ne!(mark("/s"), mark("/s2"));
+        assert_eq!(mark("/s").len(), 8);
     }
 
     #[test]

@@ -16,7 +16,7 @@ use crate::{cgroup, process};
 pub(crate) fn down(state: &State) -> Result<bool> {
     let nodes = state.nodes();
     let hub = state.hub();
-    if nodes.is_empty() && hub.is_none() {
+    if nodes.is_empty() && hub.is_none() && !state.images().exists() {
         return Ok(false);
     }
     let ours = |arguments: &[String]| state.mentions(arguments);
@@ -38,7 +38,7 @@ pub(crate) fn down(state: &State) -> Result<bool> {
     for name in &nodes {
         cgroup::remove(&state.node(name).join("cgroups"))?;
     }
-    for path in [state.root().join("nodes"), state.root().join("hub.log")] {
+    for path in [state.root().join("nodes"), state.images(), state.root().join("hub.log")] {
         let removed = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
         match removed {
             Err(error) if error.kind() != ErrorKind::NotFound => {

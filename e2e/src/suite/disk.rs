@@ -6,9 +6,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 
 use crate::progress::say;
+use crate::run::{LIMIT, ended, output};
 use crate::suite::Given;
 
 const MANIFEST: &str = include_str!("../../../tests/data/manifests/kubeadm-1.37.2.yaml");
@@ -74,7 +75,7 @@ impl Node {
     fn apply(&self) -> Result<Output> {
         let mut command = Command::new(&self.binary);
         command.args(["node", "apply", "--root"]).arg(&self.root).arg("--config").arg(self.config());
-        command.output().with_context(|| format!("{command:?}"))
+        ended(&mut command, LIMIT)
     }
 
     fn check_refuses(&self, what: &str, folder: &str, part: &str) -> Result<()> {
@@ -122,14 +123,10 @@ impl Mounted {
 impl Drop for Mounted {
     fn drop(&mut self) {
         // A lazy one also ends a mount that something still uses; there is nobody to tell of an error here.
-        let _ = Command::new("umount").arg("--lazy").arg(&self.0).status();
+        let _ = output(Command::new("umount").arg("--lazy").arg(&self.0));
     }
 }
 
 fn mount(arguments: &[&str], path: &Path) -> Result<()> {
-    let status = Command::new("mount").args(arguments).arg(path).status()?;
-    if !status.success() {
-        bail!("mount {arguments:?} {} failed: {status}", path.display());
-    }
-    Ok(())
+    output(Command::new("mount").args(arguments).arg(path)).map(drop)
 }

@@ -8,7 +8,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, ensure};
 
 use crate::image;
-use crate::run::output;
+use crate::run::output_within;
 use crate::wait;
 
 use super::log;
@@ -213,7 +213,7 @@ pub(super) fn helm(stage: &Stage<'_>, words: &[&str]) -> Result<()> {
     let mut command = stage.cluster.command(&stage.cluster.program("helm")?)?;
     command.args(words).args(["--timeout", &format!("{}s", CHANGE.as_secs())]);
     command.current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."));
-    let answer = output(&mut command)?;
+    let answer = output_within(&mut command, CHANGE + SOON)?;
     // Below this are the chart's notes, which tell what the story does next.
     stage.voice.answer(answer.split("\nNOTES:").next().unwrap_or_default());
     Ok(())

@@ -12,7 +12,7 @@ use sha2::{Digest, Sha256};
 
 use crate::cluster::Cluster;
 use crate::node::Node;
-use crate::run::{output, output_of, refusal};
+use crate::run::{output_of, output_within, refusal};
 use crate::wait;
 
 use super::log::AuditLog;
@@ -69,7 +69,8 @@ impl<'a> Stage<'a> {
 
     /// kubectl with its plugin, quietly.
     pub(super) fn kubectl(&self, words: &[&str]) -> Result<String> {
-        output(self.command()?.args(words))
+        // Longer than what some of them are told to wait for.
+        output_within(self.command()?.args(words), CHANGE + SOON)
     }
 
     /// kubectl with something on its standard input, quietly.
