@@ -52,7 +52,7 @@ impl<'a> Service<'a> {
         let release = move || asked.load(Ordering::Relaxed) || ends.ends_with(&logs.starts());
         let to = (std::net::Ipv4Addr::LOCALHOST, wanted.port).into();
         info!(?listen, port = wanted.port, "waiting for the API server's port");
-        let relief = Relief::start(vec![listen], to, self.host.addresses_path(self.order), release);
+        let relief = Relief::start(listen, to, self.host.addresses_path(self.order), release);
         Some(Current { wanted, relief, stop })
     }
 
