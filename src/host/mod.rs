@@ -23,6 +23,7 @@ mod machine;
 mod manifests;
 mod server;
 mod stand_in;
+mod stand_in_log;
 mod state;
 
 pub use disk::{Disk, RealDisk};
@@ -216,7 +217,7 @@ impl Host {
             None => None,
         };
         observed.free_port = machine::free_port(journal.stand_in.as_ref().map(|s| s.port));
-        observed.stand_in_logs = !self.stand_in_logs(order)?.is_empty();
+        observed.stand_in_logs = self.has_stand_in_logs(order)?;
         observed.relief = relief;
         Ok(observed)
     }

@@ -5,16 +5,30 @@ use std::time::Duration;
 
 use tokio::net::TcpStream;
 
+use crate::install::addresses::Addresses;
 use crate::install::order::STATE_FOLDER;
 use crate::install::stand_in::{self, Role, Seen, StandIn};
 use crate::install::{Health, Journal, Order};
 use crate::manifest;
 
 use super::server::PodLogs;
-use super::{Error, Host, file, server};
+use super::{Error, Host, file, server, stand_in_log};
 
 /// A port of the own machine takes a connection or refuses it at once.
 const CONNECT: Duration = Duration::from_secs(1);
+
+/// What the table of a stand-in's clients is called, before the order's label.
+const ADDRESSES: &str = "stand-in-addresses-";
+
+/// A stand-in's own audit log.
+#[derive(Debug, PartialEq, Eq)]
+struct RawLog {
+    raw: PathBuf,
+    /// The real one.
+    into: PathBuf,
+    /// Whose addresses are in it.
+    table: PathBuf,
+}
 
 impl Host {
     pub(super) fn manifests_folder(&self) -> PathBuf {
@@ -62,18 +76,55 @@ impl Host {
         })
     }
 
-    /// The table of client addresses of an order's stand-in.
+    /// The table of the clients of an order's stand-ins.
     pub fn addresses_path(&self, order: &Order) -> PathBuf {
-        self.at(STATE_FOLDER).join(format!("stand-in-addresses-{}", order.id))
+        self.addresses_of(&stand_in::label(&order.id))
     }
 
-    /// Audit logs of an order's stand-ins that still have to be brought to the real one.
-    pub(super) fn stand_in_logs(&self, _order: &Order) -> Result<Vec<PathBuf>, Error> {
-        Ok(Vec::new())
+    fn addresses_of(&self, label: &str) -> PathBuf {
+        self.at(STATE_FOLDER).join(format!("{ADDRESSES}{label}"))
+    }
+
+    /// Audit logs of stand-ins, whole or partly brought to the real log beside them, each with that; also those an earlier
+    /// install had to leave.
+    fn stand_in_logs(&self, order: &Order) -> Result<Vec<RawLog>, Error> {
+        let before = self.last_known_good()?.unwrap_or_default();
+        let manifests = [order.target.as_str(), &String::from_utf8_lossy(&before)].map(manifest::read);
+        let mut logs = Vec::new();
+        for manifest in manifests.iter().flatten() {
+            let Some(path) = manifest.flag("audit-log-path").filter(|path| path.starts_with('/')) else {
+                continue;
+            };
+            let into = self.at(path);
+            for name in file::list(self.disk(), into.parent().unwrap_or(&into))? {
+                let (raw, label) = match stand_in::raw_log(&name) {
+                    Some(found) => found,
+                    // Its raw files are gone already, so any name does.
+                    None if name == stand_in_log::staged_name(&into) => (name.clone(), ""),
+                    None => continue,
+                };
+                let raw = into.with_file_name(raw);
+                let log = RawLog { raw, into: into.clone(), table: self.addresses_of(label) };
+                if !logs.contains(&log) {
+                    logs.push(log);
+                }
+            }
+        }
+        Ok(logs)
+    }
+
+    /// Whether audit events of stand-ins still have to be brought to the real log.
+    pub(super) fn has_stand_in_logs(&self, order: &Order) -> Result<bool, Error> {
+        Ok(!self.stand_in_logs(order)?.is_empty())
     }
 
     /// Brings the audit events of stand-ins to the real log, with their true source addresses.
-    pub fn merge_stand_in_logs(&self, _order: &Order) -> Result<(), Error> {
+    pub fn merge_stand_in_logs(&self, order: &Order) -> Result<(), Error> {
+        for RawLog { raw, into, table } in self.stand_in_logs(order)? {
+            let addresses = Addresses::parse(&file::read(self.disk(), &table)?.unwrap_or_default());
+            stand_in_log::merge(&raw, &addresses, &into)?;
+            file::remove(self.disk(), &table)?;
+        }
         Ok(())
     }
 

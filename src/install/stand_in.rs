@@ -149,6 +149,23 @@ impl StandIn {
     }
 }
 
+/// An order's identity as it is in the names of its stand-ins.
+pub fn label(order_id: &str) -> String {
+    super::order::label(order_id)
+}
+
+/// If a file beside the real log is a stand-in's own, or one of those that it was rotated or renamed to: the name that it had
+/// first, and the label of its order.
+pub fn raw_log(name: &str) -> Option<(String, &str)> {
+    let after = name.trim_start_matches('.').strip_prefix(PREFIX)?;
+    // `<time>-<fraction>-<digits>-<port>`, then `.log`, or a rotation's time before it.
+    let parts: Vec<&str> = after.splitn(5, ['-', '.']).collect();
+    let [time, fraction, digits, port, _] = parts[..] else { return None };
+    port.parse::<u16>().ok()?;
+    let label = &after[..time.len() + fraction.len() + digits.len() + 2];
+    Some((format!(".{PREFIX}{label}-{port}.log"), label))
+}
+
 /// Replaces flags on a container's command line: every use of them goes, and they are added at the end.
 fn set_flags(container: &mut Mapping, flags: &[(&str, String)]) {
     for list in ["command", "args"] {
@@ -226,6 +243,20 @@ mod tests {
         let pod = made(Role::StartOnly, KUBEADM);
         let etcd: Vec<_> = command(&pod).into_iter().filter(|w| w.starts_with("--etcd-servers")).collect();
         assert_eq!(etcd, ["--etcd-servers=https://127.0.0.1:1"]);
+    }
+
+    #[test]
+    fn its_log_is_found_again_whatever_it_was_renamed_to() {
+        let log = StandIn { role: Role::Candidate, port: 16443 }.log_name(ID);
+        let rotated = log.replace(".log", "-2026-01-02T03-04-05.678.log");
+        for name in
+            [log.clone(), format!(".{log}.merging"), rotated.clone(), format!(".{rotated}.gz.merging")]
+        {
+            assert_eq!(raw_log(&name), Some((log.clone(), label(ID).as_str())), "{name}");
+        }
+        for other in ["audit.log", ".audit-operator-stand-in-x.log", ".audit.log.stand-in"] {
+            assert_eq!(raw_log(other), None, "{other}");
+        }
     }
 
     #[test]
