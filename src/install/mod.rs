@@ -10,6 +10,7 @@ pub mod journal;
 pub mod next;
 pub mod order;
 pub mod plan;
+pub mod proof;
 
 pub use journal::{Journal, State};
 pub use next::{Health, Observed, Server, Step, next};
