@@ -15,9 +15,11 @@ use crate::manifest;
 
 mod file;
 mod manifests;
+mod proof;
 mod server;
 mod state;
 
+pub use proof::Proof;
 pub use state::Lock;
 
 /// kubeadm's place for the manifest.

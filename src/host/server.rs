@@ -10,7 +10,7 @@ use crate::manifest::{self, Manifest, Probe};
 use super::{Host, file};
 
 /// The kubelet's folder of container logs: `<namespace>_<pod>_<uid>/<container>/<n>.log`.
-const POD_LOGS: &str = "/var/log/pods";
+pub(super) const POD_LOGS: &str = "/var/log/pods";
 /// A server that starts can take a connection and let it hang; kubeadm's own probes wait 15 s, ours come again.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -101,7 +101,7 @@ async fn ask(manifest: &Manifest, probe: &Probe) -> Result<(), String> {
 }
 
 /// The innermost cause: "connection refused" says more than the layers around it.
-fn cause(error: &dyn std::error::Error) -> String {
+pub(super) fn cause(error: &dyn std::error::Error) -> String {
     let mut innermost = error;
     while let Some(source) = innermost.source() {
         innermost = source;
