@@ -21,12 +21,15 @@ mod file;
 mod installer;
 mod machine;
 mod manifests;
+mod proof;
+mod proving;
 mod server;
 mod stand_in;
 mod stand_in_log;
 mod state;
 
 pub use disk::{Disk, RealDisk};
+pub use proof::Proof;
 pub use server::PodLogs;
 pub use state::Lock;
 

@@ -14,7 +14,7 @@ use super::disk::RealDisk;
 use super::{Host, file};
 
 /// The kubelet's folder of container logs: `<namespace>_<pod>_<uid>/<container>/<n>.log`.
-const POD_LOGS: &str = "/var/log/pods";
+pub(super) const POD_LOGS: &str = "/var/log/pods";
 /// A server that starts can take a connection and let it hang; kubeadm's own probes wait 15 s, ours come again.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -217,7 +217,7 @@ fn failing(answer: &str) -> String {
 }
 
 /// The innermost cause: "connection refused" says more than the layers around it.
-fn cause(error: &dyn std::error::Error) -> String {
+pub(super) fn cause(error: &dyn std::error::Error) -> String {
     let mut innermost = error;
     while let Some(source) = innermost.source() {
         innermost = source;

@@ -63,7 +63,7 @@ impl Host {
         )
     }
 
-    fn stand_in_manifest(&self, order: &Order, stand_in: &StandIn) -> Result<String, Error> {
+    pub(super) fn stand_in_manifest(&self, order: &Order, stand_in: &StandIn) -> Result<String, Error> {
         let made_from = match stand_in.role {
             Role::Candidate | Role::StartOnly => order.target.clone(),
             Role::LastKnownGood => {
@@ -126,29 +126,6 @@ impl Host {
             file::remove(self.disk(), &table)?;
         }
         Ok(())
-    }
-
-    /// STUB
-    pub async fn prove_install(
-        &self,
-        _order: &Order,
-        target: crate::install::Target,
-    ) -> crate::install::journal::Proof {
-        use crate::install::journal::*;
-        Proof {
-            stand_in: match target {
-                crate::install::Target::StandIn(p) => Some(p),
-                crate::install::Target::Live => None,
-            },
-            time: jiff::Timestamp::now(),
-            audit_id: String::new(),
-            request: String::new(),
-            level: None,
-            rule: None,
-            latency_milliseconds: 0,
-            result: ProofResult::Unprovable,
-            message: String::new(),
-        }
     }
 
     /// What there is of the journal's stand-in.

@@ -38,7 +38,7 @@ const CLAIMED: &str = ".merging";
 ///
 /// # Errors
 /// A file or folder that cannot be read, written or renamed.
-pub fn merge(raw_log: &Path, table: &Addresses, into: &Path) -> Result<u64, Error> {
+pub(super) fn merge(raw_log: &Path, table: &Addresses, into: &Path) -> Result<u64, Error> {
     let merging = Merging { raw_log, into };
     let mut events = merging.finish()?;
     // First what an earlier call claimed: a new stand-in may have begun files of the same names since.

@@ -14,6 +14,7 @@ pub mod next;
 pub mod order;
 pub mod plan;
 pub mod pod;
+pub mod proof;
 pub mod stand_in;
 
 pub use clock::Moment;

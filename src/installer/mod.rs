@@ -138,7 +138,7 @@ async fn do_step(host: &Host, order: &Order, journal: &mut Journal, step: &Step)
         Step::RemoveStandIns => host.remove_stand_ins(order, journal),
         Step::MergeLogs => host.merge_stand_in_logs(order),
         Step::Prove(target) => {
-            let proof = host.prove_install(order, *target).await;
+            let proof = host.prove_install(order, journal, *target, Timestamp::now()).await;
             info!(order = order.id, ?target, result = ?proof.result, message = proof.message, "proof");
             let next = Journal { proof: Some(proof), ..journal.clone() };
             host.record(order, &next)?;
