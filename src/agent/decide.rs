@@ -66,9 +66,8 @@ pub(super) fn decide(situation: &Situation<'_>) -> (AuditNodeStatus, Option<Orde
     let (ready, reason, message) = verdict(situation, &planned, last);
     set(&mut status, node, ready, reason, message, situation.now);
     let order = permitted(node, &planned)
-        .filter(|_| reason == Reason::WaitingForPermit || reason == Reason::InstallRefused)
-        .filter(|_| may_try(last, &planned, situation.now))
-        .map(|()| planned.order(node.spec.keep_backups, situation.now));
+        .filter(|permit| may_try(last, &planned, permit, situation.now))
+        .map(|_| planned.order(node.spec.keep_backups, situation.now));
     (status, order)
 }
 
@@ -195,19 +194,26 @@ fn verdict(
     }
 }
 
-/// `Some` when the controller permits exactly this plan.
-fn permitted(node: &AuditNode, planned: &Planned) -> Option<()> {
-    let plan = Permit { from: planned.from(), to: planned.to() };
-    (planned.changes() && node.spec.permit.as_ref() == Some(&plan)).then_some(())
+/// The controller's permit, when it is for exactly this plan.
+fn permitted<'a>(node: &'a AuditNode, planned: &Planned) -> Option<&'a Permit> {
+    let is_this = |permit: &&Permit| permit.from == planned.from() && permit.to == planned.to();
+    node.spec.permit.as_ref().filter(is_this).filter(|_| planned.changes())
 }
 
 /// Whether this plan may be tried (again) now.
-fn may_try(last: Option<(&Order, Option<&Journal>)>, planned: &Planned, now: Timestamp) -> bool {
+fn may_try(
+    last: Option<(&Order, Option<&Journal>)>,
+    planned: &Planned,
+    permit: &Permit,
+    now: Timestamp,
+) -> bool {
     let Some((order, Some(journal))) = last else { return last.is_none() };
     let same = (&order.from, &order.to) == (&planned.from(), &planned.to());
     match journal.state {
         State::Refused { .. } if same => now.duration_since(journal.since) >= RETRY_REFUSED,
-        State::RolledBack { .. } | State::Failed { .. } if same => false,
+        State::RolledBack { .. } | State::Failed { .. } if same => {
+            permit.retry_of.as_ref() == Some(&order.id)
+        }
         _ => journal.state.is_final(),
     }
 }
