@@ -1,6 +1,6 @@
 //! audit-operator: Kubernetes audit logging on kubeadm clusters as one object in Git.
 //!
-//! `ARCHITECTURE.md` has the map. Arrows point one way: `controller | agent | installer | cli -> cluster, host -> api ->
+//! `ARCHITECTURE.md` has the map. Arrows point one way: `controller | agent | installer | cli -> cluster, host, telemetry -> api ->
 //! rollout, install, condition, trail -> revision -> audit, manifest`; `tests/suite/layering.rs` reads them.
 
 pub mod agent;
@@ -16,4 +16,5 @@ pub mod installer;
 pub mod manifest;
 pub mod revision;
 pub mod rollout;
+pub mod telemetry;
 pub mod trail;

@@ -26,6 +26,9 @@ const INSTALLER_STARTS: Duration = Duration::from_secs(90);
 /// How long the installer may take to take its own manifest away after the end.
 const INSTALLER_LEAVES: Duration = Duration::from_secs(30);
 
+/// How soon a proof that failed is repeated.
+const PROOF_AFTER_MISSING: Duration = Duration::from_secs(60);
+
 /// Steps that are reported.
 const STEPS: usize = 32;
 
@@ -129,12 +132,8 @@ pub(super) fn decide(situation: &Situation<'_>) -> (AuditNodeStatus, Option<Orde
     let (ready, reason, message) = verdict(situation, &planned, last);
     set(&mut status, node, ready, reason, message, situation.now);
     let order = permitted(node, &planned)
-        .filter(|_| {
-            let retried = [Reason::InstallRefused, Reason::RehearsalFailed, Reason::InstallerMissing];
-            reason == Reason::WaitingForPermit || retried.contains(&reason)
-        })
-        .filter(|_| may_try(last, &planned, situation.now))
-        .map(|()| planned.order(&terms(node), situation.now));
+        .filter(|permit| may_try(last, &planned, permit, situation.now))
+        .map(|_| planned.order(&terms(node), situation.now));
     (status, order)
 }
 
@@ -198,6 +197,12 @@ fn planned(situation: &Situation<'_>) -> Result<Planned, (Reason, String)> {
 fn last_install<'a>(situation: &'a Situation<'_>) -> Option<(&'a Order, Option<&'a Journal>)> {
     let order = situation.order.as_ref()?;
     Some((order, situation.journal.as_ref().filter(|j| j.order == order.id)))
+}
+
+/// Time from one proof to the next; one that failed is looked at again soon, so that its end is seen, too.
+pub(super) fn proof_interval(seconds: u32, missing: bool) -> Duration {
+    let interval = Duration::from_secs(seconds.into());
+    if missing { interval.min(PROOF_AFTER_MISSING) } else { interval }
 }
 
 /// The newer of the installer's proof on the live server and the agent's own.
@@ -355,14 +360,19 @@ fn verdict(
     }
 }
 
-/// `Some` when the controller permits exactly this plan.
-fn permitted(node: &AuditNode, planned: &Planned) -> Option<()> {
-    let plan = Permit { from: planned.from(), to: planned.to() };
-    (planned.changes() && node.spec.permit.as_ref() == Some(&plan)).then_some(())
+/// The controller's permit, when it is for exactly this plan.
+fn permitted<'a>(node: &'a AuditNode, planned: &Planned) -> Option<&'a Permit> {
+    let is_this = |permit: &&Permit| permit.from == planned.from() && permit.to == planned.to();
+    node.spec.permit.as_ref().filter(is_this).filter(|_| planned.changes())
 }
 
 /// Whether this plan may be tried (again) now.
-fn may_try(last: Option<(&Order, Option<&Journal>)>, planned: &Planned, now: Timestamp) -> bool {
+fn may_try(
+    last: Option<(&Order, Option<&Journal>)>,
+    planned: &Planned,
+    permit: &Permit,
+    now: Timestamp,
+) -> bool {
     let Some((order, Some(journal))) = last else { return last.is_none() };
     let same = (&order.from, &order.to) == (&planned.from(), &planned.to());
     match journal.state {
@@ -370,9 +380,11 @@ fn may_try(last: Option<(&Order, Option<&Journal>)>, planned: &Planned, now: Tim
             let pause = if by == Refuser::Rehearsal { RETRY_REHEARSAL } else { RETRY_REFUSED };
             let since = now.duration_since(journal.since);
             // A clock that was set back must not keep it waiting.
-            since >= pause || since.is_negative()
+            since >= pause || since.is_negative() || permit.retry_of.as_ref() == Some(&order.id)
         }
-        State::RolledBack { .. } | State::Failed { .. } if same => false,
+        State::RolledBack { .. } | State::Failed { .. } if same => {
+            permit.retry_of.as_ref() == Some(&order.id)
+        }
         _ => journal.state.is_final(),
     }
 }

@@ -8,6 +8,7 @@
 
 mod decide;
 
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -27,10 +28,12 @@ use crate::api::{self, AuditNode, AuditNodeStatus};
 use crate::cluster;
 use crate::condition::{self, Reason, Type};
 use crate::host::{self, Host};
+use crate::install::journal;
 use crate::install::pod::InstallerPod;
 use crate::install::{Journal, Order};
 use crate::manifest;
 use crate::revision::Rendered;
+use crate::telemetry::{self, NodeMetrics};
 
 use decide::{Bundle, Chore, Situation};
 
@@ -55,6 +58,8 @@ pub async fn run(
     client: Client,
     host: Host,
     options: Options,
+    metrics: &NodeMetrics,
+    health: &telemetry::Health,
     shutdown: impl Future<Output = ()>,
 ) -> anyhow::Result<()> {
     let changed = Arc::new(Notify::new());
@@ -67,12 +72,16 @@ pub async fn run(
         () = &mut shutdown => return Ok(()),
     }
     info!(node = options.node_name, "watching this node's AuditNode");
+    health.set_ready(true);
     let mut agent = Agent::new(client, host, options, store);
     let mut pause = RETRY.0;
     loop {
         let wait = match agent.look().await {
             Ok(()) => {
                 pause = RETRY.0;
+                if let Some((_, status)) = &agent.reported {
+                    metrics.observe(status);
+                }
                 LOOK
             }
             Err(error) => {
@@ -106,6 +115,17 @@ struct Agent {
     reported: Option<(Option<String>, AuditNodeStatus)>,
     /// Order, journal's state and whether the installer is there, and since when it is so.
     unchanged: Option<((Option<String>, Option<&'static str>, bool), Instant)>,
+    /// The last proof of its own.
+    proof: Option<journal::Proof>,
+    /// When the last proof was made or seen, and how much of the interval is let pass until the next: not every node at the
+    /// same moment.
+    proved: Option<(Instant, f64)>,
+}
+
+/// Between 0 and 1, another one each time.
+fn jitter() -> f64 {
+    let random = RandomState::new().build_hasher().finish();
+    random as f64 / u64::MAX as f64
 }
 
 impl Agent {
@@ -124,6 +144,8 @@ impl Agent {
             bundle: None,
             reported: None,
             unchanged: None,
+            proof: None,
+            proved: None,
         }
     }
 
@@ -157,7 +179,7 @@ impl Agent {
             journal,
             installer,
             unchanged,
-            proof: None,
+            proof: self.proof.clone(),
             now,
         };
         let (mut status, order) = decide::decide(&situation);
@@ -177,7 +199,34 @@ impl Agent {
                 decide::preflight_failed(&mut status, &node, reason, &error.to_string(), now);
             }
         }
-        self.report(&node, status).await
+        self.report(&node, status).await?;
+        self.prove(&node).await;
+        Ok(())
+    }
+
+    /// Repeats the proof when it is time to; what comes of it is reported at the next look.
+    async fn prove(&mut self, node: &AuditNode) {
+        let settled = self.reported.as_ref().is_some_and(|(_, status)| {
+            let ready = condition::get(&status.conditions, Type::Ready);
+            ready.is_some_and(|c| c.reason == Reason::Settled.as_str())
+        });
+        if !settled || node.spec.proof_interval_seconds == 0 {
+            self.proved = None;
+            return;
+        }
+        let missing = self.proof.as_ref().is_some_and(|p| p.result == journal::ProofResult::Missing);
+        let interval = decide::proof_interval(node.spec.proof_interval_seconds, missing);
+        // An agent that just started looks soon: it does not know what happened before.
+        let (since, share) = *self.proved.get_or_insert_with(|| (Instant::now(), 0.1 * jitter()));
+        if since.elapsed() < interval.mul_f64(share) {
+            return;
+        }
+        let proof = self.host.prove_live(Timestamp::now()).await;
+        if proof.result != journal::ProofResult::Landed {
+            warn!(result = ?proof.result, message = proof.message, "proof");
+        }
+        self.proof = Some(proof);
+        self.proved = Some((Instant::now(), 0.9 + 0.2 * jitter()));
     }
 
     /// How long these have been as they are, on the clock that nobody sets.

@@ -19,6 +19,8 @@ pub use node::{AuditNode, AuditNodeSpec, AuditNodeStatus};
 pub const CONTROLLER_FIELD_MANAGER: &str = "audit-operator-controller";
 /// Field manager of what an agent applies: the status of its own AuditNode.
 pub const AGENT_FIELD_MANAGER: &str = "audit-operator-agent";
+/// The Lease, in the operator's namespace, that the one working controller holds.
+pub const LEASE: &str = "audit-operator-controller";
 /// Label on every object that the operator makes.
 pub const MANAGED_BY_LABEL: (&str, &str) = ("app.kubernetes.io/managed-by", "audit-operator");
 /// Label on a bundle Secret; its value is the revision.
@@ -31,6 +33,9 @@ pub const BUNDLE_POLICY_KEY: &str = "policy.yaml";
 /// nothing. An annotation and no field of `spec`, because it orders nothing: a change of it makes no new generation
 /// that the agent would have to look at. An agent cannot write it: it may patch `status` only.
 pub const WAITING_ON_ANNOTATION: &str = "audit-operator.dev/waiting-on";
+/// Annotation of an AuditNode that a person sets: the identity of a failed install whose very change is to be tried again,
+/// because its cause was mended on the node.
+pub const RETRY_ANNOTATION: &str = "audit-operator.dev/retry";
 /// Label of a control-plane node; kubeadm sets it (with an empty value) on every one.
 pub const CONTROL_PLANE_LABEL: &str = "node-role.kubernetes.io/control-plane";
 /// Secrets and bundles kept beside those in use, newest first: enough to look back, bounded.

@@ -115,6 +115,11 @@ pub struct Permit {
     /// Digest of the manifest after.
     #[schemars(length(max = 80))]
     pub to: String,
+    /// Identity of the failed install that this permit is another try of; absent when it is none. Without it, a change
+    /// that failed on the node is not tried again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64))]
+    pub retry_of: Option<String>,
 }
 
 /// What is on the node.

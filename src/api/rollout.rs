@@ -15,7 +15,7 @@ use crate::audit::Finding;
 use super::duration;
 
 /// What `approvedRevision` says to approve that the audit settings are taken out.
-pub const NO_REVISION: &str = "none";
+const NO_REVISION: &str = "none";
 
 /// The bounds of `healthTimeout`.
 const HEALTH_TIMEOUT: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(3600));
@@ -142,6 +142,11 @@ impl Proof {
 
 fn whole_seconds(duration: Duration) -> u32 {
     u32::try_from(duration.as_secs()).expect("a day has fewer seconds than u32 holds")
+}
+
+/// Whether the audit settings may be taken out of a node.
+pub fn removal_is_approved(rollout: &Rollout) -> bool {
+    rollout.approval == Approval::Automatic || rollout.approved_revision.as_deref() == Some(NO_REVISION)
 }
 
 /// Everything that is wrong with the two sections, each at its field.

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use anyhow::Context;
 use audit_operator::cli::{self, generate, node};
 use audit_operator::host::{self, Host};
-use audit_operator::{agent, controller, installer};
+use audit_operator::{agent, controller, installer, telemetry};
 use kube::Client;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
@@ -41,6 +41,15 @@ enum Command {
         /// A further namespace whose ConfigMaps may hold policies; may be given several times.
         #[arg(long = "config-map-namespace", value_name = "NAMESPACE")]
         config_map_namespaces: Vec<String>,
+        /// Names this process in the Lease; the host's name and a random number when it is not given.
+        #[arg(long, value_name = "NAME", env = "POD_NAME")]
+        identity: Option<String>,
+        /// The node that this Pod runs on; it is changed last.
+        #[arg(long, value_name = "NAME", env = "NODE_NAME")]
+        own_node: Option<String>,
+        /// Where to serve /metrics, /healthz and /readyz, such as 0.0.0.0:8080; nowhere when it is not given.
+        #[arg(long, value_name = "HOST:PORT")]
+        metrics_address: Option<std::net::SocketAddr>,
     },
     /// Look after this control-plane node: plan, report, and carry out what is permitted.
     Agent {
@@ -59,6 +68,9 @@ enum Command {
         /// Image of the installer's static Pod: the one this agent runs from.
         #[arg(long, value_name = "IMAGE")]
         installer_image: String,
+        /// Where to serve /metrics, /healthz and /readyz, such as 127.0.0.1:9469; nowhere when it is not given.
+        #[arg(long, value_name = "HOST:PORT")]
+        metrics_address: Option<std::net::SocketAddr>,
     },
     /// Carry out one order on this node, without an API server; the agent starts it as a static Pod.
     Installer {
@@ -104,25 +116,51 @@ fn main() -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return cli::main(|_| Err(error).context("cannot start")),
     };
-    cli::main(|streams| match cli.command {
-        Command::Controller { namespace, config_map_namespaces } => runtime.block_on(async {
-            let options = controller::Options { namespace, config_map_namespaces };
-            controller::run(client().await?, options, shutdown()?).await?;
-            Ok(cli::OK)
-        }),
-        Command::Agent { node_name, namespace, root, manifest, installer_image } => runtime.block_on(async {
-            let host = Host::new(root, manifest, Some(node_name.clone()));
-            let options = agent::Options { node_name, namespace, installer_image };
-            agent::run(client().await?, host, options, shutdown()?).await?;
-            Ok(cli::OK)
-        }),
+    cli::main(|streams| {
+        match cli.command {
+        Command::Controller { namespace, config_map_namespaces, identity, own_node, metrics_address } => {
+            runtime.block_on(async {
+                let identity = identity.unwrap_or_else(random_identity);
+                let options = controller::Options { namespace, config_map_namespaces, identity, own_node };
+                let (mut registry, health) = (telemetry::Registry::default(), telemetry::Health::default());
+                let metrics = telemetry::ControllerMetrics::register(&mut registry);
+                let endpoint = telemetry::serve(metrics_address, registry, health.clone());
+                tokio::select! {
+                    result = controller::run(client().await?, options, &metrics, &health, shutdown()?) => result?,
+                    stopped = endpoint => stopped?,
+                }
+                Ok(cli::OK)
+            })
+        }
+        Command::Agent { node_name, namespace, root, manifest, installer_image, metrics_address } => {
+            runtime.block_on(async {
+                let host = Host::new(root, manifest, Some(node_name.clone()));
+                let options = agent::Options { node_name, namespace, installer_image };
+                let (mut registry, health) = (telemetry::Registry::default(), telemetry::Health::default());
+                let metrics = telemetry::NodeMetrics::register(&mut registry);
+                let endpoint = telemetry::serve(metrics_address, registry, health.clone());
+                tokio::select! {
+                    result = agent::run(client().await?, host, options, &metrics, &health, shutdown()?) => result?,
+                    stopped = endpoint => stopped?,
+                }
+                Ok(cli::OK)
+            })
+        }
         Command::Installer { order, node_name, root, manifest } => runtime.block_on(async {
             installer::run(&Host::new(root, manifest, Some(node_name)), &order, shutdown()?).await?;
             Ok(cli::OK)
         }),
         Command::Node(verb) => runtime.block_on(node::run(&verb, streams)),
         Command::Generate(what) => generate::run(&what, streams),
+    }
     })
+}
+
+/// Outside of a Pod: unique, because two processes on one host must not take each other for themselves.
+fn random_identity() -> String {
+    use std::hash::{BuildHasher, RandomState};
+    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    format!("{host}-{:016x}", RandomState::new().hash_one(std::process::id()))
 }
 
 async fn client() -> anyhow::Result<Client> {

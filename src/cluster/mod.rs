@@ -1,5 +1,7 @@
 //! The cluster: watching objects into stores, and writing them by server-side apply. Effects only.
 
+pub mod lease;
+
 use std::fmt::Debug;
 use std::hash::Hash;
 use std::sync::Arc;
@@ -61,12 +63,13 @@ where
     (store, run)
 }
 
-/// Server-side apply: `body` holds every field that `manager` wants to own, and `apiVersion` and `kind`.
-pub async fn apply<K>(api: &Api<K>, manager: &str, body: &K) -> Result<(), kube::Error>
+/// Server-side apply: `body` holds every field that `manager` wants to own, and `apiVersion` and `kind`. A
+/// `resourceVersion` in it makes the API server refuse when the object is another one by now. Returns the object as written.
+pub async fn apply<K>(api: &Api<K>, manager: &str, body: &K) -> Result<K, kube::Error>
 where
     K: Resource + Clone + DeserializeOwned + Serialize + Debug,
 {
-    api.patch(&body.name_any(), &PatchParams::apply(manager).force(), &Patch::Apply(body)).await.map(|_| ())
+    api.patch(&body.name_any(), &PatchParams::apply(manager).force(), &Patch::Apply(body)).await
 }
 
 /// Server-side apply of a status alone.
@@ -88,6 +91,11 @@ where
         "status": status,
     });
     api.patch_status(name, &PatchParams::apply(manager).force(), &Patch::Apply(body)).await.map(|_| ())
+}
+
+/// Whether an error says that the object is another one by now.
+pub fn is_conflict(error: &kube::Error) -> bool {
+    matches!(error, kube::Error::Api(status) if status.code == 409)
 }
 
 /// Whether an error says that the object is not there.

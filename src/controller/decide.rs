@@ -1,15 +1,14 @@
 //! What shall be: from a snapshot of the cluster to the objects that have to be written. Pure.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::Node;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, OwnerReference};
 use kube::ResourceExt;
 use kube::core::{Selector, SelectorExt};
 
-use crate::api::node::Permit;
-use crate::api::rollout::{Approval, NO_REVISION};
+use crate::api::rollout::removal_is_approved;
 use crate::api::{
     self, AuditConfiguration, AuditConfigurationSpec, AuditConfigurationStatus, AuditNode, AuditNodeSpec,
     convert,
@@ -17,10 +16,10 @@ use crate::api::{
 use crate::audit::{Finding, ServerVersion};
 use crate::condition::{self, Reason, Type};
 use crate::revision::Rendered;
-use crate::rollout::{self, Change, Install, NodeFacts, WaitingOn};
+use crate::rollout::{self, WaitingOn};
 
 use super::observe::World;
-use super::status;
+use super::{facts, status};
 
 /// Everything to write; what already is as it shall be is not in it.
 #[derive(Debug, Default)]
@@ -35,6 +34,21 @@ pub(super) struct Desired {
     pub(super) finished_audit_nodes: Vec<String>,
     /// Statuses to apply, with the object they belong to.
     pub(super) statuses: Vec<(AuditConfiguration, AuditConfigurationStatus)>,
+    /// Whether a permit could be given if the API servers were asked; then nothing else here is final.
+    pub(super) ask: bool,
+    /// When to decide again though nothing has changed.
+    pub(super) look_again: Option<Duration>,
+}
+
+/// What the controller knows beside the stores.
+pub(super) struct Known<'a> {
+    pub(super) now: Timestamp,
+    /// The node it runs on.
+    pub(super) own_node: Option<&'a str>,
+    /// How long it has seen each node's install in its present state.
+    pub(super) ages: &'a BTreeMap<String, Duration>,
+    /// What the API servers answered, if they were asked.
+    pub(super) answers: Option<&'a BTreeMap<String, Result<(), String>>>,
 }
 
 /// One AuditConfiguration, judged.
@@ -53,21 +67,33 @@ pub(super) struct Invalid {
     pub(super) message: String,
 }
 
-pub(super) fn decide(world: &World, now: Timestamp) -> Desired {
+pub(super) fn decide(world: &World, known: &Known<'_>) -> Desired {
     let judged = judge(world);
     let mut audit_nodes = wanted_nodes(world, &judged);
-    let decision = rollout::plan(&facts(world, &judged, &audit_nodes));
-    for (name, permit) in &decision.permits {
-        if let Some(node) = audit_nodes.get_mut(name) {
-            node.spec.permit = permit.clone().map(|change| Permit { from: change.from, to: change.to });
+    let decision = rollout::plan(&facts::of(world, &judged, &audit_nodes, known));
+    for (name, node) in &mut audit_nodes {
+        let old = audit_node(world, name);
+        let permit = decision.permits.get(name).cloned().flatten();
+        node.spec.permit = permit.map(|change| facts::permit(change, old));
+        if let Some(waiting_on) = decision.waiting.get(name) {
+            node.annotations_mut().insert(api::WAITING_ON_ANNOTATION.to_owned(), waiting_on.to_string());
+        }
+        // A permit is for the plan that was seen: it is written only if nothing was reported since.
+        if let Some(old) = old
+            && node.spec.permit.is_some()
+            && node.spec.permit != old.spec.permit
+        {
+            node.metadata.resource_version = old.resource_version();
         }
     }
     Desired {
         bundles: missing_bundles(world, &judged),
         surplus_bundles: surplus_bundles(world, &judged),
         finished_audit_nodes: finished(world, &audit_nodes),
-        statuses: statuses(world, &judged, decision.waiting_on.as_ref(), now),
+        statuses: statuses(world, &judged, &decision.waiting, known.now),
         audit_nodes: audit_nodes.into_values().filter(|node| differs(world, node)).collect(),
+        ask: decision.ask,
+        look_again: decision.look_again,
     }
 }
 
@@ -217,8 +243,6 @@ fn wanted_spec(
 ) -> AuditNodeSpec {
     let AuditConfigurationSpec { rollout, proof, existing_flags, backups, .. } = &configuration.spec;
     let name = configuration.name_any();
-    let removal_approved =
-        rollout.approval == Approval::Automatic || rollout.approved_revision.as_deref() == Some(NO_REVISION);
     AuditNodeSpec {
         configuration: Some(name.clone()),
         revision: Some(rendered.revision().to_owned()),
@@ -228,7 +252,7 @@ fn wanted_spec(
         health_timeout_seconds: rollout.health_timeout_seconds().expect("a rendered spec has no findings"),
         stand_in: rollout.stand_in,
         proof_interval_seconds: proof.interval_seconds().expect("a rendered spec has no findings"),
-        removal_held_by: (!removal_approved).then_some(name),
+        removal_held_by: (!removal_is_approved(rollout)).then_some(name),
     }
 }
 
@@ -249,52 +273,17 @@ fn with_owner(world: &World, name: &str, spec: AuditNodeSpec) -> AuditNode {
     node
 }
 
-fn audit_node<'a>(world: &'a World, name: &str) -> Option<&'a AuditNode> {
+pub(super) fn audit_node<'a>(world: &'a World, name: &str) -> Option<&'a AuditNode> {
     world.audit_nodes.iter().map(AsRef::as_ref).find(|n| n.name_any() == name)
 }
 
 fn differs(world: &World, node: &AuditNode) -> bool {
     audit_node(world, &node.name_any()).is_none_or(|old| {
-        old.spec != node.spec || old.metadata.owner_references != node.metadata.owner_references
+        let waiting_on = |node: &AuditNode| node.annotations().get(api::WAITING_ON_ANNOTATION).cloned();
+        old.spec != node.spec
+            || old.metadata.owner_references != node.metadata.owner_references
+            || waiting_on(old) != waiting_on(node)
     })
-}
-
-/// What the rollout decides on. A plan counts only when it brings what is wanted now.
-fn facts(world: &World, judged: &[Judged<'_>], wanted: &BTreeMap<String, AuditNode>) -> Vec<NodeFacts> {
-    wanted
-        .iter()
-        .map(|(name, node)| {
-            let status = audit_node(world, name).and_then(|n| n.status.as_ref());
-            let configuration = judged.iter().find(|j| j.nodes.contains(name)).map(|j| &j.configuration.spec);
-            let plan =
-                status.and_then(|s| s.plan.as_ref()).filter(|plan| plan.revision == node.spec.revision);
-            NodeFacts {
-                name: name.clone(),
-                healthy: is_healthy(world, name),
-                paused: configuration.is_some_and(|spec| spec.rollout.paused),
-                permit: node.spec.permit.clone().map(|p| Change { from: p.from, to: p.to }),
-                plan: plan.map(|p| Change { from: p.from.clone(), to: p.to.clone() }),
-                install: status.and_then(|s| s.install.as_ref()).map_or(Install::Idle, install),
-            }
-        })
-        .collect()
-}
-
-fn install(install: &api::node::Install) -> Install {
-    match install.state.as_str() {
-        // Refused left everything as it was, and the agent tries again by itself.
-        "Settled" | "Refused" => Install::Idle,
-        "RolledBack" | "Failed" => {
-            Install::Failed(Change { from: install.from.clone(), to: install.to.clone() })
-        }
-        _ => Install::UnderWay,
-    }
-}
-
-fn is_healthy(world: &World, name: &str) -> bool {
-    let node: Option<&Node> = world.nodes.iter().map(AsRef::as_ref).find(|n| n.name_any() == name);
-    let conditions = node.and_then(|n| n.status.as_ref()).and_then(|s| s.conditions.as_ref());
-    conditions.into_iter().flatten().any(|c| c.type_ == "Ready" && c.status == "True")
 }
 
 /// AuditNodes that no configuration has and on whose node nothing of ours is left.
@@ -352,7 +341,7 @@ fn surplus_bundles(world: &World, judged: &[Judged<'_>]) -> Vec<String> {
 fn statuses(
     world: &World,
     judged: &[Judged<'_>],
-    waiting_on: Option<&WaitingOn>,
+    waiting: &BTreeMap<String, WaitingOn>,
     now: Timestamp,
 ) -> Vec<(AuditConfiguration, AuditConfigurationStatus)> {
     judged
@@ -360,6 +349,7 @@ fn statuses(
         .filter_map(|judged| {
             let nodes: Vec<_> =
                 judged.nodes.iter().map(|name| (name.as_str(), audit_node(world, name))).collect();
+            let waiting_on = judged.nodes.iter().find_map(|name| waiting.get(name));
             let status = status::of(judged, &nodes, waiting_on, now);
             let same = judged.configuration.status.as_ref() == Some(&status);
             (!same).then(|| (judged.configuration.clone(), status))

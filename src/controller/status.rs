@@ -5,7 +5,7 @@ use jiff::Timestamp;
 use crate::api::AuditNode;
 use crate::api::configuration::{AuditConfigurationStatus, NodeCounts};
 use crate::condition::{self, Reason, Type};
-use crate::rollout::WaitingOn;
+use crate::rollout::{Hold, WaitingOn};
 
 use super::decide::{Invalid, Judged};
 
@@ -97,22 +97,38 @@ fn verdict(
         None => (false, Reason::AsExpected, String::new()),
     };
     let progress = format!("{} of {} nodes run the revision and are healthy", counts.ready, counts.total);
+    let reason = waiting_on.map_or(Reason::RollingOut, reason);
+    let waits = waiting_on.map(|w| format!("; {w}")).unwrap_or_default();
     let (ready, progressing) = if counts.ready == counts.total {
         ((true, Reason::AllNodesReady, progress), (false, Reason::Idle, String::new()))
     } else if !broken.is_empty() {
-        ((false, Reason::NodeFailed, broken.join("\n")), (false, Reason::NodeFailed, progress))
-    } else if judged.configuration.spec.rollout.paused {
-        ((false, Reason::Paused, progress.clone()), (false, Reason::Paused, progress))
+        let message = format!("{progress}{waits}");
+        ((false, Reason::NodeFailed, broken.join("\n")), (false, Reason::NodeFailed, message))
     } else if let Some(node) = silent.first() {
         let message =
             format!("{progress}; node `{node}` has no agent that reports (of {} such)", silent.len());
         ((false, Reason::WaitingForAgent, message.clone()), (true, Reason::WaitingForAgent, message))
     } else {
-        let waits = waiting_on.map(|w| format!("; {w}")).unwrap_or_default();
         let message = format!("{progress}{waits}");
-        ((false, Reason::RollingOut, message.clone()), (true, Reason::RollingOut, message))
+        let goes_on_by_itself =
+            !matches!(reason, Reason::Paused | Reason::ApprovalNeeded | Reason::NodeFailed);
+        ((false, reason, message.clone()), (goes_on_by_itself, reason, message))
     };
     Verdict { ready, progressing, degraded }
+}
+
+/// The condition's reason for what the rollout waits for.
+fn reason(waiting_on: &WaitingOn) -> Reason {
+    match waiting_on {
+        WaitingOn::Hold(Hold::Paused { .. }) => Reason::Paused,
+        WaitingOn::Hold(Hold::Approval { .. } | Hold::Removal { .. }) => Reason::ApprovalNeeded,
+        WaitingOn::NotReady { .. } => Reason::NodeNotReady,
+        WaitingOn::Failed { .. } | WaitingOn::Refused { .. } | WaitingOn::Proof { .. } => Reason::NodeFailed,
+        WaitingOn::Agent { .. } => Reason::WaitingForAgent,
+        WaitingOn::Install { .. } | WaitingOn::Permitted { .. } | WaitingOn::Soak { .. } => {
+            Reason::RollingOut
+        }
+    }
 }
 
 fn conflict_message(conflicts: &[(String, String)]) -> Option<String> {
@@ -136,7 +152,10 @@ fn is_ready(node: &AuditNode) -> bool {
 
 /// What is wrong with a node that a person has to look at, if so.
 fn broken(name: &str, node: Option<&AuditNode>) -> Option<String> {
-    let ready = condition::get(&node?.status.as_ref()?.conditions, Type::Ready)?;
-    let broken = ready.status != "True" && condition::needs_a_person(&ready.reason);
-    broken.then(|| format!("node `{name}`: {}: {}", ready.reason, ready.message))
+    let conditions = &node?.status.as_ref()?.conditions;
+    let broken = [Type::Ready, Type::Proven].into_iter().find_map(|type_| {
+        condition::get(conditions, type_)
+            .filter(|c| c.status != "True" && condition::needs_a_person(&c.reason))
+    })?;
+    Some(format!("node `{name}`: {}: {}", broken.reason, broken.message))
 }

@@ -1,8 +1,13 @@
 //! Writes what the controller decided: bundles first, then nodes, then what people read.
+//!
+//! Before each write the Lease is looked at, and no write lasts longer than the Lease allows: a controller that has lost it
+//! writes nothing more when its successor starts.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use anyhow::Context;
+use futures::Future;
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
 use kube::api::{DeleteParams, ObjectMeta};
@@ -11,72 +16,84 @@ use kube::{Api, Client, Resource, ResourceExt};
 use tracing::{info, warn};
 
 use crate::api::{self, AuditConfiguration, AuditConfigurationStatus, AuditNode};
-use crate::cluster;
+use crate::cluster::{self, lease};
 use crate::condition::{self, Type};
 use crate::revision::Rendered;
 
 use super::decide::Desired;
+use super::memory::Memory;
 
 pub(super) struct Writer {
     configurations: Api<AuditConfiguration>,
     audit_nodes: Api<AuditNode>,
     bundles: Api<Secret>,
     events: Recorder,
+    lease: Arc<lease::Lease>,
 }
 
 impl Writer {
-    pub(super) fn new(client: Client, namespace: &str) -> Self {
+    pub(super) fn new(client: Client, namespace: &str, lease: Arc<lease::Lease>) -> Self {
         let reporter = Reporter { controller: api::CONTROLLER_FIELD_MANAGER.to_owned(), instance: None };
         Self {
             configurations: Api::all(client.clone()),
             audit_nodes: Api::all(client.clone()),
             bundles: Api::namespaced(client.clone(), namespace),
             events: Recorder::new(client, reporter),
+            lease,
         }
     }
 
+    /// Does one write while the Lease is held for long enough.
+    async fn guarded<T>(&self, write: impl Future<Output = Result<T, kube::Error>>) -> anyhow::Result<T> {
+        self.lease.guard()?;
+        let written = tokio::time::timeout(lease::WRITE_TIMEOUT, write).await;
+        Ok(written.context("the API server did not answer in time")??)
+    }
+
     /// Writes everything in an order that is safe to stop after each line: a node never wants a bundle that is not there.
-    pub(super) async fn write(&self, desired: &Desired) -> anyhow::Result<()> {
+    pub(super) async fn write(&self, desired: &Desired, memory: &mut Memory) -> anyhow::Result<()> {
+        let manager = api::CONTROLLER_FIELD_MANAGER;
         for rendered in &desired.bundles {
             let bundle = bundle(rendered);
-            cluster::apply(&self.bundles, api::CONTROLLER_FIELD_MANAGER, &bundle)
+            self.guarded(cluster::apply(&self.bundles, manager, &bundle))
                 .await
                 .with_context(|| format!("Secret `{}`", bundle.name_any()))?;
             info!(revision = rendered.revision(), "bundle written");
         }
         for node in &desired.audit_nodes {
-            cluster::apply(&self.audit_nodes, api::CONTROLLER_FIELD_MANAGER, node)
+            let written = self
+                .guarded(cluster::apply(&self.audit_nodes, manager, node))
                 .await
                 .with_context(|| format!("AuditNode `{}`", node.name_any()))?;
+            memory.wrote(written);
             info!(
                 node = node.name_any(),
                 revision = node.spec.revision,
                 permit = node.spec.permit.as_ref().map(|p| p.to.as_str()),
+                waiting_on = node.annotations().get(api::WAITING_ON_ANNOTATION),
                 "AuditNode written"
             );
         }
         for (configuration, status) in &desired.statuses {
             let name = configuration.name_any();
-            let written =
-                cluster::apply_status(&self.configurations, api::CONTROLLER_FIELD_MANAGER, &name, status)
-                    .await;
-            match written {
-                // Deleted since it was seen: there is nobody to tell.
-                Err(error) if cluster::is_not_found(&error) => {}
-                written => {
-                    written.with_context(|| format!("status of AuditConfiguration `{name}`"))?;
-                    self.tell(configuration, status).await;
-                }
+            let write = cluster::apply_status(&self.configurations, manager, &name, status);
+            // Deleted since it was seen: there is nobody to tell.
+            let written = self.guarded(ignore_not_found(async { write.await.map(|()| true) })).await;
+            if written.with_context(|| format!("status of AuditConfiguration `{name}`"))? {
+                self.tell(configuration, status).await;
             }
         }
         for name in &desired.finished_audit_nodes {
-            ignore_not_found(self.audit_nodes.delete(name, &DeleteParams::default()).await.map(|_| ()))
-                .with_context(|| format!("AuditNode `{name}`"))?;
+            let delete =
+                async { self.audit_nodes.delete(name, &DeleteParams::default()).await.map(|_| true) };
+            let write = ignore_not_found(delete);
+            self.guarded(write).await.with_context(|| format!("AuditNode `{name}`"))?;
             info!(node = name, "AuditNode removed: nothing of ours is left on the node");
         }
         for name in &desired.surplus_bundles {
-            ignore_not_found(self.bundles.delete(name, &DeleteParams::default()).await.map(|_| ()))
-                .with_context(|| format!("Secret `{name}`"))?;
+            let delete = async { self.bundles.delete(name, &DeleteParams::default()).await.map(|_| true) };
+            let write = ignore_not_found(delete);
+            self.guarded(write).await.with_context(|| format!("Secret `{name}`"))?;
         }
         Ok(())
     }
@@ -105,9 +122,12 @@ impl Writer {
     }
 }
 
-fn ignore_not_found(result: Result<(), kube::Error>) -> Result<(), kube::Error> {
-    match result {
-        Err(error) if cluster::is_not_found(&error) => Ok(()),
+/// False when the object is not there.
+async fn ignore_not_found(
+    write: impl Future<Output = Result<bool, kube::Error>>,
+) -> Result<bool, kube::Error> {
+    match write.await {
+        Err(error) if cluster::is_not_found(&error) => Ok(false),
         result => result,
     }
 }

@@ -14,7 +14,7 @@ const LAYERS: &[&[&str]] = &[
     &["revision"],
     &["rollout", "install", "condition", "trail"],
     &["api"],
-    &["cluster", "host"],
+    &["cluster", "host", "telemetry"],
     &["controller", "agent", "installer", "cli"],
     &["bin"],
 ];

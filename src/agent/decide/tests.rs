@@ -60,7 +60,7 @@ fn look(
 
 fn permit(status: &AuditNodeStatus) -> Permit {
     let plan = status.plan.as_ref().expect("a plan is reported");
-    Permit { from: plan.from.clone(), to: plan.to.clone() }
+    Permit { from: plan.from.clone(), to: plan.to.clone(), retry_of: None }
 }
 
 #[track_caller]
@@ -103,7 +103,7 @@ fn only_the_permitted_pair_is_ordered() {
     assert_eq!(order.from, crate::manifest::digest(MANIFEST.as_bytes()));
     assert_eq!(order.to, crate::manifest::digest(order.target.as_bytes()));
     assert_eq!(order.original.as_deref(), Some(MANIFEST));
-    let other = Permit { from: order.from, to: "sha256:0".to_owned() };
+    let other = Permit { from: order.from, to: "sha256:0".to_owned(), retry_of: None };
     let (_, order) = look(&node(Some(rendered().revision()), Some(other)), MANIFEST, None);
     assert_eq!(order, None);
 }

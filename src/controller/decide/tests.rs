@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::api::node::AuditNodeStatus;
+use k8s_openapi::api::core::v1::Node;
 
 fn object<T: serde::de::DeserializeOwned>(value: Value) -> Arc<T> {
     Arc::new(serde_json::from_value(value).unwrap())
@@ -45,13 +46,35 @@ fn now() -> Timestamp {
     "2026-06-01T00:00:00Z".parse().unwrap()
 }
 
+/// Decides at a time when every install is old and every API server answers, but for those in `down`.
+fn decide_with(world: &World, now: Timestamp, down: &[&str]) -> Desired {
+    let answer = |node: &Node| match down.contains(&node.name_any().as_str()) {
+        true => Err("/readyz: 500".to_owned()),
+        false => Ok(()),
+    };
+    let answers = facts::servers(world).map(|node| (node.name_any(), answer(node))).collect();
+    let known = Known { now, own_node: None, ages: &BTreeMap::new(), answers: None };
+    let desired = super::decide(world, &known);
+    if desired.ask { super::decide(world, &Known { answers: Some(&answers), ..known }) } else { desired }
+}
+
+fn decide(world: &World, now: Timestamp) -> Desired {
+    decide_with(world, now, &[])
+}
+
 /// Applies what was decided, as an API server would, so that the next decision sees it.
 fn apply(world: &mut World, desired: &Desired) {
     for node in &desired.audit_nodes {
         let old = audit_node(world, &node.name_any()).cloned();
         let mut new = node.clone();
-        new.metadata.generation = Some(old.as_ref().and_then(|o| o.metadata.generation).unwrap_or(0) + 1);
+        let generation = old.as_ref().and_then(|o| o.metadata.generation).unwrap_or(0);
+        let changed = old.as_ref().is_none_or(|old| old.spec != new.spec);
+        new.metadata.generation = Some(generation + i64::from(changed));
         new.status = old.and_then(|o| o.status);
+        // An agent that has reported once sees each newer spec at once.
+        if let Some(seen) = new.status.as_mut().and_then(|s| s.observed_generation.as_mut()) {
+            *seen = generation + i64::from(changed);
+        }
         world.audit_nodes.retain(|n| n.name_any() != new.name_any());
         world.audit_nodes.push(Arc::new(new));
     }
@@ -139,14 +162,7 @@ fn one_node_after_the_other_until_all_are_ready_and_then_nothing_is_written() {
     reports_plan(&mut world, "n2");
     settle(&mut world);
     assert_eq!(permitted(&world), ["n1"]);
-    check_condition(
-        &world,
-        "default",
-        Type::Progressing,
-        "True",
-        Reason::RollingOut,
-        "`n1` is being changed",
-    );
+    check_condition(&world, "default", Type::Progressing, "True", Reason::RollingOut, "`n1` is next");
     reports_settled(&mut world, "n1");
     settle(&mut world);
     assert_eq!(permitted(&world), ["n2"]);
@@ -265,8 +281,6 @@ fn a_deleted_configuration_takes_its_settings_out_one_node_at_a_time_and_then_th
     assert_eq!(permitted(&world), ["n1"]);
     reports_settled(&mut world, "n1");
     settle(&mut world);
-    // The permit was withdrawn, which is a new generation that the agent has not seen.
-    reports_settled(&mut world, "n1");
     assert_eq!(decide(&world, now()).finished_audit_nodes, ["n1"]);
 }
 
@@ -280,6 +294,161 @@ fn paused_permits_nothing() {
     settle(&mut world);
     assert!(permitted(&world).is_empty());
     check_condition(&world, "default", Type::Ready, "False", Reason::Paused, "0 of 2");
+}
+
+fn both(world: &mut World, reports: fn(&mut World, &str)) {
+    for name in ["n1", "n2"] {
+        reports(world, name);
+    }
+}
+
+fn with_rollout(rollout: Value) -> World {
+    let spec = json!({"policy": {"profile": "Metadata"}, "rollout": rollout});
+    world(vec![configuration("default", "2026-01-01T00:00:00Z", spec)])
+}
+
+fn set_rollout(world: &mut World, rollout: Value) {
+    let mut changed = (*world.configurations[0]).clone();
+    changed.spec.rollout = serde_json::from_value(rollout).unwrap();
+    world.configurations = vec![Arc::new(changed)];
+}
+
+fn waiting_on<'a>(world: &'a World, name: &str) -> &'a str {
+    audit_node(world, name).unwrap().annotations().get(api::WAITING_ON_ANNOTATION).map_or("", String::as_str)
+}
+
+#[test]
+fn under_manual_approval_a_node_says_which_revision_has_to_be_approved() {
+    let mut world = with_rollout(json!({"approval": "Manual"}));
+    settle(&mut world);
+    reports_plan(&mut world, "n1");
+    settle(&mut world);
+    let revision = audit_node(&world, "n1").unwrap().spec.revision.clone().unwrap();
+    assert!(permitted(&world).is_empty());
+    let wanted = format!("`default` needs `spec.rollout.approvedRevision: {revision}`");
+    assert!(waiting_on(&world, "n1").contains(&wanted), "{}", waiting_on(&world, "n1"));
+}
+
+#[test]
+fn a_removal_under_manual_approval_waits_for_none() {
+    let mut world = with_rollout(json!({"approval": "Manual", "approvedRevision": "another"}));
+    settle(&mut world);
+    both(&mut world, reports_plan);
+    settle(&mut world);
+    assert!(permitted(&world).is_empty());
+    check_condition(
+        &world,
+        "default",
+        Type::Progressing,
+        "False",
+        Reason::ApprovalNeeded,
+        "approvedRevision",
+    );
+    let revision = audit_node(&world, "n1").unwrap().spec.revision.clone().unwrap();
+    set_rollout(&mut world, json!({"approval": "Manual", "approvedRevision": revision}));
+    settle(&mut world);
+    assert_eq!(permitted(&world), ["n1"]);
+    both(&mut world, reports_settled);
+    settle(&mut world);
+
+    let deleted = std::mem::take(&mut world.configurations);
+    settle(&mut world);
+    both(&mut world, reports_plan);
+    settle(&mut world);
+    assert!(permitted(&world).is_empty());
+    let waits = waiting_on(&world, "n1");
+    assert!(
+        waits.contains("`spec.rollout.approvedRevision: none` in AuditConfiguration `default`"),
+        "{waits}"
+    );
+
+    world.configurations = deleted;
+    set_rollout(&mut world, json!({"approval": "Manual", "approvedRevision": "none"}));
+    settle(&mut world);
+    assert!(permitted(&world).is_empty(), "`none` approves no revision");
+    world.configurations.clear();
+    settle(&mut world);
+    both(&mut world, reports_plan);
+    settle(&mut world);
+    assert_eq!(permitted(&world), ["n1"]);
+}
+
+#[test]
+fn no_permit_is_given_while_an_api_server_that_nobody_selects_does_not_answer() {
+    let mut world = simple();
+    world.nodes.push(node("other", "True"));
+    settle(&mut world);
+    both(&mut world, reports_plan);
+    let desired = decide_with(&world, now(), &["other"]);
+    assert!(desired.audit_nodes.iter().all(|n| n.spec.permit.is_none()));
+    assert!(desired.look_again.is_some());
+    apply(&mut world, &desired);
+    assert_eq!(waiting_on(&world, "n1"), "control-plane node `other` is not ready: /readyz: 500");
+}
+
+#[test]
+fn a_permit_is_written_only_on_the_plan_that_was_seen() {
+    let mut world = simple();
+    settle(&mut world);
+    reports_plan(&mut world, "n1");
+    let mut seen = audit_node(&world, "n1").unwrap().clone();
+    seen.metadata.resource_version = Some("7".to_owned());
+    world.audit_nodes.retain(|n| n.name_any() != "n1");
+    world.audit_nodes.push(Arc::new(seen));
+    let desired = decide(&world, now());
+    let written = desired.audit_nodes.iter().find(|n| n.name_any() == "n1").unwrap();
+    assert!(written.spec.permit.is_some());
+    assert_eq!(written.resource_version().as_deref(), Some("7"));
+}
+
+#[test]
+fn an_event_that_does_not_land_degrades_the_configuration() {
+    let mut world = simple();
+    settle(&mut world);
+    both(&mut world, reports_settled);
+    report(&mut world, "n2", |_, status| {
+        condition::set(
+            &mut status.conditions,
+            Type::Proven,
+            false,
+            Reason::ProofMissing,
+            "disk",
+            None,
+            now(),
+        );
+    });
+    settle(&mut world);
+    check_condition(
+        &world,
+        "default",
+        Type::Degraded,
+        "True",
+        Reason::NodeFailed,
+        "`n2`: ProofMissing: disk",
+    );
+}
+
+#[test]
+fn what_failed_is_tried_again_when_a_person_names_it() {
+    let mut world = simple();
+    settle(&mut world);
+    reports_plan(&mut world, "n1");
+    report(&mut world, "n1", |_, status| {
+        let plan = status.plan.clone().unwrap();
+        let install = json!({
+            "id": "42", "state": "RolledBack", "from": plan.from, "to": plan.to, "since": "2026-01-01T00:00:00Z",
+        });
+        status.install = Some(serde_json::from_value(install).unwrap());
+    });
+    settle(&mut world);
+    assert!(permitted(&world).is_empty());
+    let mut annotated = audit_node(&world, "n1").unwrap().clone();
+    annotated.annotations_mut().insert(api::RETRY_ANNOTATION.to_owned(), "42".to_owned());
+    world.audit_nodes.retain(|n| n.name_any() != "n1");
+    world.audit_nodes.push(Arc::new(annotated));
+    let desired = decide(&world, now());
+    let permit = desired.audit_nodes.iter().find_map(|n| n.spec.permit.clone()).unwrap();
+    assert_eq!(permit.retry_of.as_deref(), Some("42"));
 }
 
 #[test]
