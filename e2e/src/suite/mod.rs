@@ -2,7 +2,10 @@
 
 mod bringup;
 mod disk;
+mod operator;
+mod outage;
 mod story;
+mod trouble;
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -29,9 +32,10 @@ struct Test {
     run: fn(&Given) -> Result<()>,
 }
 
-const TESTS: [Test; 3] = [
+const TESTS: [Test; 4] = [
     Test { name: "disk", run: disk::run },
     Test { name: "bringup", run: bringup::run },
+    Test { name: "trouble", run: trouble::run },
     Test { name: "story", run: story::run },
 ];
 
@@ -58,6 +62,17 @@ pub(crate) fn run(given: &Given, filter: &str) -> Result<bool> {
     }
     writeln!(std::io::stdout(), "{} passed, {failed} failed", chosen.len() - failed)?;
     Ok(failed == 0)
+}
+
+/// Measures what a change costs, see [`outage`]; whether it is within the limits.
+pub(crate) fn outage(given: &Given, rounds: u32) -> Result<bool> {
+    let result = outage::run(given, rounds);
+    ensure!(!launch::is_closed(), "interrupted");
+    if result.is_err() {
+        keep_evidence(given, "outage");
+    }
+    teardown::down(&given.state)?;
+    result
 }
 
 /// Tells the story on a cluster that stays; one on which it failed does not.
