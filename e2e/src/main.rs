@@ -42,7 +42,7 @@ use crate::launch::Lifetime;
 use crate::machine::Machine;
 use crate::progress::say;
 use crate::state::{Lock, State};
-use crate::suite::Given;
+use crate::suite::{Chosen, Given};
 
 /// A real kubeadm control plane in namespaces of this machine. Needs root.
 #[derive(Debug, Parser)]
@@ -91,6 +91,17 @@ enum Verb {
         /// How many changes of each kind
         #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=20))]
         rounds: u32,
+        #[command(flatten)]
+        operator: Operator,
+    },
+    /// Do everything that may go wrong during an install, and see the API server come back
+    Faults {
+        /// Only those whose names contain this
+        #[arg(long, default_value = "")]
+        only: String,
+        /// Only those CI runs: one of each kind
+        #[arg(long)]
+        ci: bool,
         #[command(flatten)]
         operator: Operator,
     },
@@ -184,6 +195,11 @@ fn run(verb: Verb) -> Result<ExitCode> {
         Verb::Outage { rounds, operator } => {
             let (given, _lock) = given(operator)?;
             return Ok(if suite::outage(&given, rounds)? { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+        }
+        Verb::Faults { only, ci, operator } => {
+            let (given, _lock) = given(operator)?;
+            let survived = suite::faults(&given, &Chosen { only, ci })?;
+            return Ok(if survived { ExitCode::SUCCESS } else { ExitCode::FAILURE });
         }
         Verb::Demo { operator } => {
             let (given, _lock) = given(operator)?;

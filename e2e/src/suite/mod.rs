@@ -2,6 +2,7 @@
 
 mod bringup;
 mod disk;
+mod faults;
 mod operator;
 mod outage;
 mod story;
@@ -62,6 +63,19 @@ pub(crate) fn run(given: &Given, filter: &str) -> Result<bool> {
     }
     writeln!(std::io::stdout(), "{} passed, {failed} failed", chosen.len() - failed)?;
     Ok(failed == 0)
+}
+
+pub(crate) use faults::Chosen;
+
+/// Does the chosen faults, see [`faults`]; whether all were survived.
+pub(crate) fn faults(given: &Given, chosen: &Chosen) -> Result<bool> {
+    let result = faults::run(given, chosen);
+    ensure!(!launch::is_closed(), "interrupted");
+    if result.is_err() {
+        keep_evidence(given, "faults");
+    }
+    teardown::down(&given.state)?;
+    result
 }
 
 /// Measures what a change costs, see [`outage`]; whether it is within the limits.
