@@ -2,7 +2,7 @@
 //! what is on the disk, without a person having done anything.
 //!
 //! Each case is a row of [`cases::CASES`]. They share a cluster as long as each leaves it as the next needs it, which
-//! [`Bed::whole`] looks at after every one; after a failure there is a new one.
+//! [`operator::whole`] looks at after every one; after a failure there is a new one.
 
 mod cases;
 mod order;
@@ -12,17 +12,16 @@ use std::fs;
 use std::io::Write as _;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 
 use crate::cluster::{Cluster, Wanted};
 use crate::launch::{self, Lifetime};
 use crate::node::Node;
-use crate::process;
 use crate::progress::say;
 use crate::suite::Given;
 use crate::{teardown, wait};
 
-use super::operator::{self, INSTALLER, Journal, MANIFEST, MANIFESTS, Wish, servers};
+use super::operator::{self, INSTALLER, Journal, MANIFEST, Wish};
 use cases::{CASES, Case};
 use order::Template;
 
@@ -30,9 +29,6 @@ use order::Template;
 const PATIENCE: Duration = Duration::from_secs(600);
 /// After a power cut an API server answers within this.
 const BACK: Duration = Duration::from_secs(60);
-/// What kubeadm puts into the manifests folder.
-const KUBEADM: [&str; 4] =
-    ["etcd.yaml", "kube-apiserver.yaml", "kube-controller-manager.yaml", "kube-scheduler.yaml"];
 
 /// Which cases are run.
 #[derive(Clone, Debug, Default)]
@@ -160,7 +156,7 @@ impl Bed {
         let expected = (case.run)(self)?;
         let journal = self.ends(expected.order.as_deref())?;
         let allowed: Vec<&str> = expected.manifests.iter().chain([&before]).map(String::as_str).collect();
-        self.whole(&allowed)?;
+        operator::whole(&self.cluster, self.node(), &allowed)?;
         let seen = probe.stop()?;
         ensure!(
             case.ends.contains(&journal.state.as_str()),
@@ -189,30 +185,6 @@ impl Bed {
         })
     }
 
-    /// What must hold after every case: nothing is left in the manifests folder, the manifest is one of these, and one API
-    /// server runs, ready, with exactly that.
-    fn whole(&self, manifests: &[&str]) -> Result<()> {
-        let node = self.node();
-        wait::until("the node to be whole", PATIENCE, || {
-            let mut names: Vec<String> = fs::read_dir(node.path(MANIFESTS))?
-                .map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()))
-                .collect::<Result<_>>()?;
-            names.sort();
-            ensure!(names == KUBEADM, "in the manifests folder are {names:?}");
-            let manifest = fs::read_to_string(node.path(MANIFEST))?;
-            ensure!(
-                manifests.contains(&manifest.as_str()),
-                "the manifest is neither the old nor the new one"
-            );
-            let servers = servers(node)?;
-            let [server] = servers[..] else { bail!("there are {} API servers", servers.len()) };
-            let runs = process::arguments(server).context("it has just ended")?;
-            ensure!(runs[1..] == flags(&manifest), "it runs with {runs:?}, not with what the manifest says");
-            ensure!(self.cluster.api_is_ready(node)?, "the API server is not ready");
-            Ok(Some(()))
-        })
-    }
-
     /// Cuts the power and gives it back; an API server must answer within [`BACK`].
     fn power_cut(&self) -> Result<()> {
         self.node().cut()?;
@@ -228,23 +200,9 @@ impl Bed {
     }
 }
 
-/// The flags of a manifest as kubeadm writes it: the lines of the list that begins with the program.
-fn flags(manifest: &str) -> Vec<String> {
-    let list = manifest.lines().skip_while(|line| *line != "    - kube-apiserver").skip(1);
-    let flags = list.map_while(|line| line.strip_prefix("    - "));
-    flags.map(|flag| flag.trim_matches('"').to_owned()).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_flags_are_those_of_the_program_alone() {
-        let manifest =
-            "  - command:\n    - kube-apiserver\n    - --a=1\n    - \"--b=2\"\n    image: x\n    - --c=3\n";
-        assert_eq!(flags(manifest), ["--a=1", "--b=2"]);
-    }
 
     #[test]
     fn no_two_cases_have_one_name() {

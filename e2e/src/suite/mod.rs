@@ -5,6 +5,7 @@ mod disk;
 mod faults;
 mod operator;
 mod outage;
+mod rollout;
 mod story;
 mod trouble;
 
@@ -33,11 +34,12 @@ struct Test {
     run: fn(&Given) -> Result<()>,
 }
 
-const TESTS: [Test; 4] = [
+const TESTS: [Test; 5] = [
     Test { name: "disk", run: disk::run },
     Test { name: "bringup", run: bringup::run },
     Test { name: "trouble", run: trouble::run },
     Test { name: "story", run: story::run },
+    Test { name: "rollout", run: rollout::run },
 ];
 
 /// Runs the tests whose names contain `filter`, and closes with `N passed, N failed` on standard output. Whether all

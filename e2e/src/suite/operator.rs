@@ -6,7 +6,7 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use jiff::Timestamp;
 use serde_json::Value;
 
@@ -14,6 +14,7 @@ use crate::cluster::Cluster;
 use crate::fault::is_program;
 use crate::image;
 use crate::node::Node;
+use crate::process;
 use crate::run::{output_of, output_within};
 use crate::wait;
 
@@ -27,6 +28,9 @@ pub(super) const MANIFEST: &str = "/etc/kubernetes/manifests/kube-apiserver.yaml
 pub(super) const INSTALLER: &str = "/etc/kubernetes/manifests/audit-operator-installer.yaml";
 /// The namespace of the operator.
 pub(super) const NAMESPACE: &str = "audit-operator";
+/// What kubeadm puts into the manifests folder.
+const KUBEADM: [&str; 4] =
+    ["etcd.yaml", "kube-apiserver.yaml", "kube-controller-manager.yaml", "kube-scheduler.yaml"];
 /// A change of the manifest takes most of a minute; helm and what waits for the scheduler can take several.
 pub(super) const CHANGE: Duration = Duration::from_secs(600);
 
@@ -153,7 +157,7 @@ pub(super) fn ready(cluster: &Cluster) -> Result<()> {
 }
 
 /// The processes of kube-apiserver on a node: the live one and a stand-in.
-pub(super) fn servers(node: &Node) -> Result<Vec<crate::process::Id>> {
+pub(super) fn servers(node: &Node) -> Result<Vec<process::Id>> {
     node.processes(|arguments| is_program(arguments, "kube-apiserver"))
 }
 
@@ -217,7 +221,7 @@ pub(super) fn with_max_age(manifest: &str, days: u32) -> Result<String> {
 pub(super) fn restarted(
     cluster: &Cluster,
     node: &Node,
-    before: &[crate::process::Id],
+    before: &[process::Id],
     starts: &mut Starts,
 ) -> Result<()> {
     wait::until(&format!("a new API server on {}", node.name), CHANGE, || {
@@ -227,4 +231,50 @@ pub(super) fn restarted(
         ensure!(cluster.api_is_ready(node)?, "it is not ready yet");
         Ok(Some(()))
     })
+}
+
+/// What must hold after everything: nothing is left in the manifests folder, the manifest is one of these, and one API
+/// server runs, ready, with exactly that.
+pub(super) fn whole(cluster: &Cluster, node: &Node, manifests: &[&str]) -> Result<()> {
+    wait::until(&format!("{} to be whole", node.name), CHANGE, || {
+        let entries = fs::read_dir(node.path(MANIFESTS))?;
+        let names = entries.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()));
+        let mut names: Vec<String> = names.collect::<Result<_>>()?;
+        names.sort();
+        ensure!(names == KUBEADM, "in the manifests folder are {names:?}");
+        let manifest = fs::read_to_string(node.path(MANIFEST))?;
+        ensure!(manifests.contains(&manifest.as_str()), "the manifest is neither the old nor the new one");
+        let servers = servers(node)?;
+        let [server] = servers[..] else { bail!("there are {} API servers", servers.len()) };
+        let runs = process::arguments(server).context("it has just ended")?;
+        ensure!(runs[1..] == flags(&manifest), "it runs with {runs:?}, not with what the manifest says");
+        ensure!(cluster.api_is_ready(node)?, "the API server is not ready");
+        Ok(Some(()))
+    })
+}
+
+/// The flags of a manifest as kubeadm writes it: the lines of the list that begins with the program.
+fn flags(manifest: &str) -> Vec<String> {
+    let list = manifest.lines().skip_while(|line| *line != "    - kube-apiserver").skip(1);
+    let flags = list.map_while(|line| line.strip_prefix("    - "));
+    flags.map(|flag| flag.trim_matches('"').to_owned()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_flags_are_those_of_the_program_alone() {
+        let manifest =
+            "  - command:\n    - kube-apiserver\n    - --a=1\n    - \"--b=2\"\n    image: x\n    - --c=3\n";
+        assert_eq!(flags(manifest), ["--a=1", "--b=2"]);
+    }
+
+    #[test]
+    fn only_the_age_is_another() {
+        let manifest = "a\n    - --audit-log-maxage=1\nb\n";
+        assert_eq!(with_max_age(manifest, 30).unwrap(), "a\n    - --audit-log-maxage=30\nb\n");
+        assert!(with_max_age("a\n", 30).is_err(), "auditing is off");
+    }
 }
