@@ -21,7 +21,7 @@ IMAGE ?= audit-operator:$(shell sed -n '0,/^version = "\(.*\)"/s//\1/p' Cargo.to
 
 say = @printf '\033[2m[make]\033[0m %s\n' '$(1)'
 
-.PHONY: help build static image test lint fmt clippy unit deny chart generate check-generated bench k8s e2e demo down
+.PHONY: help build static image test lint fmt clippy unit deny chart generate check-generated bench k8s e2e outage faults demo down
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "%-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -79,6 +79,16 @@ e2e: k8s static ## Tests on real control planes; needs root
 	@e2e/k8s/prerequisites
 	$(call say,tests on real control planes)
 	@E2E_OPERATOR_BINARY='$(STATIC)/audit-operator' cargo run --quiet --locked -p e2e -- test
+
+outage: k8s static ## How long a change leaves a single control plane without API server, beside a bare mv; needs root
+	@e2e/k8s/prerequisites
+	$(call say,what a change costs)
+	@E2E_OPERATOR_BINARY='$(STATIC)/audit-operator' cargo run --quiet --locked -p e2e -- outage
+
+faults: k8s static ## Every fault of docs/reliability.md on real control planes; needs root
+	@e2e/k8s/prerequisites
+	$(call say,faults)
+	@E2E_OPERATOR_BINARY='$(STATIC)/audit-operator' cargo run --quiet --locked -p e2e -- faults
 
 demo: k8s static ## The whole story on a real control plane; needs root
 	@e2e/k8s/prerequisites

@@ -12,11 +12,12 @@ use anyhow::{Context, Result, ensure};
 use crate::image::{self, Names};
 use crate::launch::{self, Lifetime};
 use crate::node::Node;
+use crate::probe::Probe;
 use crate::programs::{Programs, check_machine};
 use crate::progress::say;
 use crate::run::{ended, output, output_of, output_within, tail};
 use crate::state::State;
-use crate::{evidence, hub, kubeadm, network, teardown, wait};
+use crate::{client, evidence, hub, kubeadm, network, teardown, wait};
 
 /// kubeadm init takes 12 s and a join 28 s here; Pods and nodes become ready within seconds.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(300);
@@ -139,11 +140,26 @@ impl Cluster {
         output_of(command.args(["apply", "--filename", "-"]), objects.as_bytes()).map(drop)
     }
 
+    /// Clients of a node's API server from now on, beside the nodes.
+    pub(crate) fn probe(&self, address: &str) -> Result<Probe> {
+        let me = std::env::current_exe().context("finding this program")?;
+        Probe::start(self.command(&me)?, client::socket(address, network::API_PORT)?)
+    }
+
     /// Whether one node's own API server says it is alive, asked at that node's address.
     pub(crate) fn api_is_alive(&self, node: &Node) -> Result<bool> {
+        self.api_says_ok(node, "/livez")
+    }
+
+    /// Whether it says it is ready.
+    pub(crate) fn api_is_ready(&self, node: &Node) -> Result<bool> {
+        self.api_says_ok(node, "/readyz")
+    }
+
+    fn api_says_ok(&self, node: &Node, path: &str) -> Result<bool> {
         let server = format!("https://{}:{}", node.address(), network::API_PORT);
         let mut command = self.kubectl_command()?;
-        command.args(["--server", &server, "--request-timeout=2s", "get", "--raw", "/livez"]);
+        command.args(["--server", &server, "--request-timeout=2s", "get", "--raw", path]);
         let answer = output_within(&mut command, QUESTION);
         Ok(answer.is_ok_and(|text| text == "ok"))
     }

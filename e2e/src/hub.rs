@@ -1,5 +1,5 @@
 //! The network between the nodes: a bridge in a namespace of its own, and a TCP balancer for the control plane's
-//! name.
+//! name, which asks each API server for its `/readyz`.
 //!
 //! One process is both: it holds the namespace while it balances. The namespace has no uplink.
 
@@ -7,12 +7,13 @@ use std::fs::File;
 use std::io::{self, BufRead, BufReader, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::process::{Command, Stdio};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
+use crate::client::{self, Client};
 use crate::launch::{self, Lifetime};
 use crate::network;
 use crate::run::{output, tail};
@@ -20,6 +21,8 @@ use crate::state::State;
 
 /// A node that was cut off does not refuse, it says nothing. On a bridge an answer takes microseconds.
 const CONNECT: Duration = Duration::from_secs(1);
+/// How often each API server is asked whether it is ready.
+const CHECK: Duration = Duration::from_secs(1);
 
 /// Starts the hub for this many nodes and returns when its balancer listens.
 pub(crate) fn up(state: &State, nodes: u8, lifetime: Lifetime) -> Result<()> {
@@ -55,7 +58,13 @@ pub(crate) fn serve(nodes: u8) -> Result<()> {
     let mut stdout = io::stdout();
     writeln!(stdout, "ready")?;
     stdout.flush()?;
-    balance(&listener, backends(nodes)?)
+    let backends: &'static [Backend] = backends(nodes)?.leak();
+    let client = Client::new()?;
+    for backend in backends {
+        let client = client.clone();
+        thread::spawn(move || check(&client, backend));
+    }
+    balance(&listener, backends)
 }
 
 /// Puts a node's network card, whose other end is in the namespace of process `init`, on the bridge.
@@ -74,20 +83,50 @@ pub(crate) fn plug(state: &State, node: &str, init: crate::process::Id) -> Resul
     Ok(())
 }
 
-fn backends(nodes: u8) -> Result<Vec<SocketAddr>> {
-    let socket = |n| format!("{}:{}", network::address(n), network::API_PORT).parse();
-    (1..=nodes).map(socket).collect::<Result<_, _>>().context("a node's address")
+/// Sets the port of a node `up` or `down`.
+pub(crate) fn link(state: &State, node: &str, to: &str) -> Result<()> {
+    let hub = state.hub().context("the hub is not running")?;
+    let mut command = Command::new("nsenter");
+    command.args(["--target", &hub.to_string(), "--net", "--", "ip", "link", "set", &format!("v{node}"), to]);
+    output(&mut command).map(drop)
 }
 
-/// Passes each connection to the next node that takes it.
-fn balance(listener: &TcpListener, backends: Vec<SocketAddr>) -> Result<()> {
+/// An API server to pass connections to.
+#[derive(Debug)]
+struct Backend {
+    address: SocketAddr,
+    /// Whether its `/readyz` said so when it was last asked.
+    ready: AtomicBool,
+}
+
+fn backends(nodes: u8) -> Result<Vec<Backend>> {
+    let backend = |n| {
+        let address = client::socket(&network::address(n), network::API_PORT)?;
+        Ok(Backend { address, ready: AtomicBool::new(false) })
+    };
+    (1..=nodes).map(backend).collect()
+}
+
+/// Asks one API server again and again whether it is ready, as a balancer in front of a control plane does.
+fn check(client: &Client, backend: &Backend) -> ! {
+    loop {
+        let ready = client.get(backend.address, "/readyz").is_ok_and(|status| status == 200);
+        backend.ready.store(ready, Ordering::Relaxed);
+        thread::sleep(CHECK);
+    }
+}
+
+/// Passes each connection to the next node that is ready and takes it; with none ready, to any that takes it.
+fn balance(listener: &TcpListener, backends: &'static [Backend]) -> Result<()> {
     static NEXT: AtomicUsize = AtomicUsize::new(0);
     for client in listener.incoming() {
-        let (client, backends) = (client.context("accepting")?, backends.clone());
+        let client = client.context("accepting")?;
         thread::spawn(move || {
             let first = NEXT.fetch_add(1, Ordering::Relaxed);
-            let order = (0..backends.len()).map(|i| backends[(first + i) % backends.len()]);
-            let taken = order.into_iter().find_map(|to| TcpStream::connect_timeout(&to, CONNECT).ok());
+            let order = || (0..backends.len()).map(|i| &backends[(first + i) % backends.len()]);
+            let (ready, others): (Vec<_>, Vec<_>) = order().partition(|b| b.ready.load(Ordering::Relaxed));
+            let mut order = ready.into_iter().chain(others);
+            let taken = order.find_map(|to| TcpStream::connect_timeout(&to.address, CONNECT).ok());
             // No node takes it: the client sees its connection closed, as with any balancer.
             if let Some(server) = taken {
                 let _ = join(client, server);
@@ -119,11 +158,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_connection_goes_to_a_node_that_takes_it() {
-        let alive = TcpListener::bind("127.0.0.1:0").expect("a port");
-        let dead = TcpListener::bind("127.0.0.1:0").expect("a port");
-        let backends = vec![dead.local_addr().expect("bound"), alive.local_addr().expect("bound")];
-        drop(dead);
+    fn a_connection_goes_to_a_node_that_is_ready_and_takes_it() {
+        let bind = || TcpListener::bind("127.0.0.1:0").expect("a port");
+        let (alive, unready) = (bind(), bind());
+        let backend = |address, ready| Backend { address, ready: AtomicBool::new(ready) };
+        let of = |listener: &TcpListener| listener.local_addr().expect("bound");
+        // A listener that was dropped lives on for a moment in a process another test is starting; nobody has port 1.
+        let dead = client::socket("127.0.0.1", 1).expect("an address");
+        let backends: &'static [Backend] =
+            vec![backend(of(&unready), false), backend(dead, true), backend(of(&alive), true)].leak();
         let balancer = TcpListener::bind("127.0.0.1:0").expect("a port");
         let at = balancer.local_addr().expect("bound");
         thread::spawn(move || balance(&balancer, backends));
@@ -135,7 +178,7 @@ mod tests {
                 let _ = write!(stream, "re: {question}");
             }
         });
-        for round in 0..4 {
+        for round in 0..6 {
             let mut client = TcpStream::connect(at).expect("the balancer listens");
             write!(client, "round {round}").expect("sent");
             client.shutdown(Shutdown::Write).expect("half closed");

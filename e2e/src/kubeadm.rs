@@ -21,7 +21,9 @@ fn registration(number: u8) -> String {
 
 /// The configuration of `kubeadm init` on the first node.
 ///
-/// `failCgroupV1: false`: kubelets from 1.35 refuse cgroup v1 otherwise.
+/// `failCgroupV1: false`: kubelets from 1.35 refuse cgroup v1 otherwise. The disk is the whole machine's: by their usual
+/// thresholds (15 % free) kubelets would evict Pods, and remove images that nobody can pull again, on a machine whose
+/// disk is large and well used.
 pub(crate) fn init(version: &str) -> String {
     let (registration, address) = (registration(1), network::address(1));
     let (control_plane, port) = (network::CONTROL_PLANE, network::API_PORT);
@@ -46,6 +48,8 @@ kind: KubeletConfiguration
 cgroupDriver: cgroupfs
 failSwapOn: false
 failCgroupV1: false
+evictionHard: {{memory.available: 100Mi, nodefs.available: 1Gi, imagefs.available: 1Gi}}
+imageGCHighThresholdPercent: 100
 "
     )
 }

@@ -48,6 +48,9 @@ pub(crate) const SYSCTLS: [(&str, &str); 6] = [
     ("kernel/keys/root_maxbytes", "25000000"),
 ];
 
+/// The folder, in the node's, of files named after services that are not to run.
+pub(crate) const HELD: &str = "held";
+
 /// How soon a service that ended is started again (kubeadm's unit file for the kubelet says 10 s).
 const RESTART: Duration = Duration::from_secs(2);
 
@@ -75,7 +78,7 @@ pub(crate) fn run(machine: &Machine) -> Result<()> {
     enter(&root)?;
     connect(machine.number)?;
     configure(machine)?;
-    supervise(&machine.folder.join("log"))
+    supervise(&machine.folder)
 }
 
 /// Mounts the node's root below its folder.
@@ -110,7 +113,10 @@ fn assemble_root(machine: &Machine, hierarchies: &[cgroup::Hierarchy]) -> Result
     for kept in KEPT {
         let source = machine.folder.join("kept").join(kept.trim_start_matches('/'));
         fs::create_dir_all(&source)?;
-        bind(&source, &root, Path::new(kept))?;
+        let target = root.join(kept.trim_start_matches('/'));
+        fs::create_dir_all(&target).with_context(|| format!("making {}", target.display()))?;
+        // With the small disks that a test has put into it.
+        mount_bind_recursive(&source, &target).with_context(|| format!("binding {}", source.display()))?;
     }
     for (name, value) in SYSCTLS {
         let file = root.join("run").join(name.replace('/', "-"));
@@ -203,7 +209,8 @@ struct Service {
 }
 
 /// Keeps the services running and reaps every orphan of the node.
-fn supervise(logs: &Path) -> Result<()> {
+fn supervise(folder: &Path) -> Result<()> {
+    let (logs, held) = (folder.join("log"), folder.join(HELD));
     let service = |name, command| Service { name, command, running: None, not_before: Instant::now() };
     let mut services =
         [service("containerd", containerd), service("kubelet", kubelet), service("kube-proxy", kube_proxy)];
@@ -219,7 +226,9 @@ fn supervise(logs: &Path) -> Result<()> {
             }
         }
         for service in services.iter_mut().filter(|s| s.running.is_none() && Instant::now() >= s.not_before) {
-            let Some(command) = (service.command)() else { continue };
+            let Some(command) = (service.command)().filter(|_| !held.join(service.name).exists()) else {
+                continue;
+            };
             let log = append(&logs.join(service.name).with_extension("log"))?;
             let mut program = Command::new(&command[0]);
             program.args(&command[1..]).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);

@@ -5,8 +5,10 @@
 //! the namespaces is reached.
 
 mod cgroup;
+mod client;
 mod cluster;
 mod evidence;
+mod fault;
 mod hub;
 mod image;
 mod kubeadm;
@@ -15,6 +17,7 @@ mod leftovers;
 mod machine;
 mod network;
 mod node;
+mod probe;
 mod process;
 mod programs;
 mod progress;
@@ -24,6 +27,7 @@ mod suite;
 mod teardown;
 mod wait;
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::thread;
@@ -37,8 +41,8 @@ use crate::cluster::{Cluster, Wanted};
 use crate::launch::Lifetime;
 use crate::machine::Machine;
 use crate::progress::say;
-use crate::state::State;
-use crate::suite::Given;
+use crate::state::{Lock, State};
+use crate::suite::{Chosen, Given};
 
 /// A real kubeadm control plane in namespaces of this machine. Needs root.
 #[derive(Debug, Parser)]
@@ -82,6 +86,25 @@ enum Verb {
         #[command(flatten)]
         operator: Operator,
     },
+    /// Measure for how long a change leaves a single control plane without API server, beside a bare `mv`
+    Outage {
+        /// How many changes of each kind
+        #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=20))]
+        rounds: u32,
+        #[command(flatten)]
+        operator: Operator,
+    },
+    /// Do everything that may go wrong during an install, and see the API server come back
+    Faults {
+        /// Only those whose names contain this
+        #[arg(long, default_value = "")]
+        only: String,
+        /// Only those CI runs: one of each kind
+        #[arg(long)]
+        ci: bool,
+        #[command(flatten)]
+        operator: Operator,
+    },
     /// Tell the whole story on a cluster that stays until `e2e down`
     Demo {
         #[command(flatten)]
@@ -95,6 +118,9 @@ enum Verb {
         #[arg(long)]
         nodes: u8,
     },
+    /// Ask an API server again and again whether it is ready, until standard input is closed
+    #[command(hide = true)]
+    Probe { address: SocketAddr },
     /// Be a node's PID 1
     #[command(hide = true)]
     NodeInit {
@@ -162,21 +188,25 @@ fn run(verb: Verb) -> Result<ExitCode> {
             return exit_code(cluster.node(&node)?.command(program)?.args(arguments));
         }
         Verb::Test { filter, operator } => {
-            let state = State::open()?;
-            let _lock = state.lock()?;
-            refuse_or_clean(&state)?;
-            clean_up_when_interrupted(&state)?;
-            let passed = suite::run(&Given { state, operator: operator.binary }, &filter)?;
+            let (given, _lock) = given(operator)?;
+            let passed = suite::run(&given, &filter)?;
             return Ok(if passed { ExitCode::SUCCESS } else { ExitCode::FAILURE });
         }
+        Verb::Outage { rounds, operator } => {
+            let (given, _lock) = given(operator)?;
+            return Ok(if suite::outage(&given, rounds)? { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+        }
+        Verb::Faults { only, ci, operator } => {
+            let (given, _lock) = given(operator)?;
+            let survived = suite::faults(&given, &Chosen { only, ci })?;
+            return Ok(if survived { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+        }
         Verb::Demo { operator } => {
-            let state = State::open()?;
-            let _lock = state.lock()?;
-            refuse_or_clean(&state)?;
-            clean_up_when_interrupted(&state)?;
-            suite::demo(&Given { state, operator: operator.binary })?;
+            let (given, _lock) = given(operator)?;
+            suite::demo(&given)?;
         }
         Verb::Hub { state: _, nodes } => hub::serve(nodes)?,
+        Verb::Probe { address } => probe::run(address)?,
         Verb::NodeInit { state, name, pause_image, programs } => {
             let number = network::number(&name).with_context(|| format!("{name} is no node's name"))?;
             let folder = State::at(&state)?.node(&name);
@@ -185,6 +215,15 @@ fn run(verb: Verb) -> Result<ExitCode> {
         Verb::Launch { cgroup, parent, program } => launch::become_program(&cgroup, parent, &program)?,
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// An empty state folder for tests, which is taken away when they are interrupted.
+fn given(operator: Operator) -> Result<(Given, Lock)> {
+    let state = State::open()?;
+    let lock = state.lock()?;
+    refuse_or_clean(&state)?;
+    clean_up_when_interrupted(&state)?;
+    Ok((Given { state, operator: operator.binary }, lock))
 }
 
 fn up(nodes: u8, operator: Option<PathBuf>) -> Result<()> {

@@ -21,7 +21,7 @@ use crate::{cgroup, hub, network, process, wait};
 /// One node of the cluster.
 #[derive(Clone, Debug)]
 pub(crate) struct Node {
-    state: State,
+    pub(crate) state: State,
     programs: Programs,
     /// Its number, from 1.
     pub(crate) number: u8,

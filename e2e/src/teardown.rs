@@ -10,7 +10,7 @@ use anyhow::{Context, Result};
 
 use crate::progress::say;
 use crate::state::State;
-use crate::{cgroup, process};
+use crate::{cgroup, fault, process};
 
 /// Ends everything that runs for this state folder and removes what it left. Whether there was anything.
 pub(crate) fn down(state: &State) -> Result<bool> {
@@ -35,6 +35,7 @@ pub(crate) fn down(state: &State) -> Result<bool> {
     for id in processes {
         process::kill(id, ours)?;
     }
+    fault::unmount_below(state.root())?;
     for name in &nodes {
         cgroup::remove(&state.node(name).join("cgroups"))?;
     }

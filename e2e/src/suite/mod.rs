@@ -2,7 +2,12 @@
 
 mod bringup;
 mod disk;
+mod faults;
+mod operator;
+mod outage;
+mod rollout;
 mod story;
+mod trouble;
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -29,10 +34,12 @@ struct Test {
     run: fn(&Given) -> Result<()>,
 }
 
-const TESTS: [Test; 3] = [
+const TESTS: [Test; 5] = [
     Test { name: "disk", run: disk::run },
     Test { name: "bringup", run: bringup::run },
+    Test { name: "trouble", run: trouble::run },
     Test { name: "story", run: story::run },
+    Test { name: "rollout", run: rollout::run },
 ];
 
 /// Runs the tests whose names contain `filter`, and closes with `N passed, N failed` on standard output. Whether all
@@ -58,6 +65,30 @@ pub(crate) fn run(given: &Given, filter: &str) -> Result<bool> {
     }
     writeln!(std::io::stdout(), "{} passed, {failed} failed", chosen.len() - failed)?;
     Ok(failed == 0)
+}
+
+pub(crate) use faults::Chosen;
+
+/// Does the chosen faults, see [`faults`]; whether all were survived.
+pub(crate) fn faults(given: &Given, chosen: &Chosen) -> Result<bool> {
+    let result = faults::run(given, chosen);
+    ensure!(!launch::is_closed(), "interrupted");
+    if result.is_err() {
+        keep_evidence(given, "faults");
+    }
+    teardown::down(&given.state)?;
+    result
+}
+
+/// Measures what a change costs, see [`outage`]; whether it is within the limits.
+pub(crate) fn outage(given: &Given, rounds: u32) -> Result<bool> {
+    let result = outage::run(given, rounds);
+    ensure!(!launch::is_closed(), "interrupted");
+    if result.is_err() {
+        keep_evidence(given, "outage");
+    }
+    teardown::down(&given.state)?;
+    result
 }
 
 /// Tells the story on a cluster that stays; one on which it failed does not.

@@ -25,6 +25,8 @@ use crate::cluster::{Cluster, Wanted};
 use crate::launch::Lifetime;
 use crate::suite::Given;
 
+pub(super) use stage::digest;
+
 use stage::Stage;
 use telling::Voice;
 

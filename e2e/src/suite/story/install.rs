@@ -8,11 +8,11 @@ use std::time::Instant;
 use anyhow::{Context, Result, ensure};
 
 use crate::image;
-use crate::run::output_within;
+use crate::suite::operator;
 use crate::wait;
 
 use super::log;
-use super::stage::{CHANGE, NAMESPACE, SOON, STATE, Stage};
+use super::stage::{NAMESPACE, SOON, STATE, Stage};
 use super::telling::figure;
 use super::witness::Witness;
 
@@ -210,10 +210,7 @@ fn figure_of_test(stage: &Stage<'_>, name: &str, value: &str) {
 /// helm in the repository's top folder, shown with its answer.
 pub(super) fn helm(stage: &Stage<'_>, words: &[&str]) -> Result<()> {
     stage.voice.command(&[&["helm"], words].concat(), None);
-    let mut command = stage.cluster.command(&stage.cluster.program("helm")?)?;
-    command.args(words).args(["--timeout", &format!("{}s", CHANGE.as_secs())]);
-    command.current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."));
-    let answer = output_within(&mut command, CHANGE + SOON)?;
+    let answer = operator::helm(stage.cluster, words)?;
     // Below this are the chart's notes, which tell what the story does next.
     stage.voice.answer(answer.split("\nNOTES:").next().unwrap_or_default());
     Ok(())

@@ -210,6 +210,6 @@ fn find_condition<'v>(object: &'v Value, condition: &str) -> Result<&'v Value> {
 }
 
 /// SHA-256 in hexadecimal, to compare and to show what is long.
-pub(super) fn digest(bytes: &[u8]) -> String {
+pub(in crate::suite) fn digest(bytes: &[u8]) -> String {
     Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
 }

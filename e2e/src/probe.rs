@@ -1,0 +1,153 @@
+//! Clients of one API server while something is done to it: how long do fresh connections fail, and how often does a
+//! connection that stays?
+//!
+//! They run as a process of their own (`e2e probe`), in the network beside the nodes, until their standard input is
+//! closed, and then give every request as a line.
+
+use std::fmt::Write as _;
+use std::io::{Read, Write as _, stdin, stdout};
+use std::net::SocketAddr;
+use std::process::{Child, Command, Stdio};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context, Result, ensure};
+
+use crate::client::{Client, Connection};
+
+/// A fresh connection is started this often, whether or not the one before has been answered.
+pub(crate) const EVERY: Duration = Duration::from_millis(50);
+
+/// What was seen.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Seen {
+    /// How many fresh connections were made.
+    pub(crate) fresh: usize,
+    /// Of them, when those were started that got no 200: seconds since 1970.
+    pub(crate) fresh_failed: Vec<f64>,
+    /// Requests on the connection that stays; it is made again after a failure.
+    pub(crate) kept: usize,
+    /// Those that got no 200.
+    pub(crate) kept_failed: usize,
+    /// Each kind of failure, and how often it was seen.
+    pub(crate) failures: std::collections::BTreeMap<String, usize>,
+}
+
+impl Seen {
+    /// The time in which fresh connections failed: each stands for the time until the next.
+    pub(crate) fn down(&self) -> f64 {
+        self.fresh_failed.len() as f64 * EVERY.as_secs_f64()
+    }
+}
+
+/// Clients at work.
+#[derive(Debug)]
+pub(crate) struct Probe(Child);
+
+impl Probe {
+    /// Starts them with a command that runs this program in the network of the nodes.
+    pub(crate) fn start(mut here: Command, to: SocketAddr) -> Result<Self> {
+        here.args(["probe", &to.to_string()]).stdin(Stdio::piped()).stdout(Stdio::piped());
+        Ok(Self(here.spawn().context("starting the probe")?))
+    }
+
+    /// Stops them; gives what they saw.
+    pub(crate) fn stop(mut self) -> Result<Seen> {
+        drop(self.0.stdin.take());
+        let ended = self.0.wait_with_output()?;
+        ensure!(ended.status.success(), "the probe ended with {}", ended.status);
+        read(&String::from_utf8_lossy(&ended.stdout))
+    }
+}
+
+/// `e2e probe`.
+pub(crate) fn run(to: SocketAddr) -> Result<()> {
+    let (lines, stop) = (Mutex::new(String::new()), AtomicBool::new(false));
+    let client = Client::new()?;
+    let note = |kind: &str, at: f64, answer: Result<u16>| {
+        let answer = answer.map_or_else(|error| error.root_cause().to_string(), |status| status.to_string());
+        let mut lines = lines.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let _ = writeln!(lines, "{kind} {at:.3} {}", answer.replace('\n', " "));
+    };
+    thread::scope(|scope| {
+        let (client, note, stop) = (&client, &note, &stop);
+        scope.spawn(move || {
+            let mut next = Instant::now();
+            while !stop.load(Ordering::Relaxed) {
+                scope.spawn(move || note("fresh", now(), client.get(to, "/readyz")));
+                next += EVERY;
+                thread::sleep(next.saturating_duration_since(Instant::now()));
+            }
+        });
+        scope.spawn(move || {
+            let mut connection: Option<Connection> = None;
+            while !stop.load(Ordering::Relaxed) {
+                let at = now();
+                let answer = ask(client, &mut connection, to);
+                if answer.is_err() {
+                    connection = None;
+                }
+                note("kept", at, answer);
+                thread::sleep(EVERY);
+            }
+        });
+        let _ = stdin().read_to_end(&mut Vec::new());
+        stop.store(true, Ordering::Relaxed);
+    });
+    let lines = lines.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
+    stdout().write_all(lines.as_bytes())?;
+    Ok(())
+}
+
+fn ask(client: &Client, connection: &mut Option<Connection>, to: SocketAddr) -> Result<u16> {
+    if connection.is_none() {
+        *connection = Some(client.connect(to)?);
+    }
+    connection.as_mut().context("it was just made")?.get("/readyz")
+}
+
+fn read(lines: &str) -> Result<Seen> {
+    let mut seen = Seen::default();
+    for line in lines.lines() {
+        let mut words = line.splitn(3, ' ');
+        let (Some(kind), Some(at), Some(answer)) = (words.next(), words.next(), words.next()) else {
+            anyhow::bail!("the probe says `{line}`");
+        };
+        let failed = answer != "200";
+        if kind == "fresh" {
+            seen.fresh += 1;
+            if failed {
+                seen.fresh_failed.push(at.parse()?);
+            }
+        } else {
+            seen.kept += 1;
+            seen.kept_failed += usize::from(failed);
+        }
+        if failed {
+            *seen.failures.entry(format!("{kind}: {answer}")).or_default() += 1;
+        }
+    }
+    Ok(seen)
+}
+
+/// Seconds since 1970, the same clock in every namespace.
+pub(crate) fn now() -> f64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn everything_but_200_is_a_failure() {
+        let seen = read("fresh 1.000 200\nfresh 1.050 500\nkept 1.000 200\nfresh 1.100 refused, it says\n");
+        let seen = seen.expect("well formed");
+        assert_eq!((seen.fresh, seen.kept, seen.kept_failed), (3, 1, 0));
+        assert_eq!(seen.fresh_failed, [1.05, 1.1]);
+        assert!((seen.down() - 0.1).abs() < 1e-9);
+        assert_eq!(seen.failures["fresh: refused, it says"], 1);
+    }
+}

@@ -1,0 +1,173 @@
+//! What one change costs a single control plane: by the operator, and by a bare `mv` of the same kind of manifest, in
+//! turn, in one run.
+//!
+//! Both change `--audit-log-maxage` and nothing else. Clients ask the node's address for `/readyz` all the while
+//! ([`crate::probe`]); restarts are counted from the kubelet's log folders.
+
+use std::fs;
+use std::io::Write as _;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+
+use crate::cluster::{Cluster, Wanted};
+use crate::launch::Lifetime;
+use crate::node::Node;
+use crate::probe::Seen;
+use crate::progress::say;
+use crate::suite::Given;
+use crate::wait;
+
+use super::operator::{self, CHANGE, Journal, MANIFEST, Starts, Wish, servers};
+
+/// Fresh connections fail for at most this part of what they do with `mv`.
+const DOWN: f64 = 0.12;
+/// Failed requests on a connection that stays, in one change.
+const KEPT: usize = 5;
+/// From order to `Settled`, against `mv` and a poll for readiness.
+const LONGER: f64 = 1.4;
+/// The clients go on for this long, to see what comes after: a stand-in that ends, a component that gave up.
+const AFTER: Duration = Duration::from_secs(10);
+
+/// One change.
+#[derive(Clone, Debug)]
+struct Change {
+    seen: Seen,
+    /// From the rename, or the order, to the end of waiting.
+    seconds: f64,
+    /// Starts of kube-apiserver's container.
+    servers: u32,
+    /// Restarts of kube-controller-manager and kube-scheduler.
+    others: u32,
+}
+
+/// Runs the rounds, prints a line for each change, and ends with the line of the figures. Whether they are within the
+/// limits.
+pub(super) fn run(given: &Given, rounds: u32) -> Result<bool> {
+    let binary =
+        given.operator.clone().context("needs the operator: --operator-binary or E2E_OPERATOR_BINARY")?;
+    let wanted = Wanted { nodes: 1, operator: Some(binary), lifetime: Lifetime::OfThisProcess };
+    let cluster = Cluster::up(&given.state, &wanted)?;
+    operator::install(&cluster)?;
+    operator::wish(&cluster, Wish { max_age: 1, paused: false, soak: 0 })?;
+    operator::ready(&cluster)?;
+    let (mut by_hand, mut ours) = (Vec::new(), Vec::new());
+    for round in 1..=rounds {
+        by_hand.push(measured(&cluster, round, "mv", |cluster, starts| {
+            move_manifest(cluster, 100 + round, starts)
+        })?);
+        ours.push(measured(&cluster, round, "ours", |cluster, starts| order(cluster, 200 + round, starts))?);
+    }
+    figures(&by_hand, &ours)
+}
+
+fn measured(
+    cluster: &Cluster,
+    round: u32,
+    how: &str,
+    change: impl Fn(&Cluster, &mut Starts) -> Result<f64>,
+) -> Result<Change> {
+    let node = &cluster.nodes[0];
+    // Nothing is undone while a manifest is changed by hand, and all that the change before disturbed has come back.
+    operator::pause(cluster)?;
+    quiet(cluster, node)?;
+    let (mut before, mut after) = (Starts::default(), Starts::default());
+    before.look(node)?;
+    let probe = cluster.probe(&node.address())?;
+    let seconds = change(cluster, &mut after)?;
+    let end = Instant::now() + AFTER;
+    wait::until("what comes after", CHANGE, || {
+        after.look(node)?;
+        Ok((Instant::now() > end).then_some(()))
+    })?;
+    let seen = probe.stop()?;
+    let since = |program: &str| after.since(&before, program, node);
+    let others = since("kube-controller-manager") + since("kube-scheduler");
+    let change = Change { seconds, servers: since("kube-apiserver"), others, seen };
+    let Change { seen, servers, .. } = &change;
+    print(&format!(
+        "change round={round} by={how} down={:.2} failed={}/{} kept-failed={}/{} seconds={seconds:.1} \
+         apiserver-starts={servers} other-restarts={others}",
+        seen.down(),
+        seen.fresh_failed.len(),
+        seen.fresh,
+        seen.kept_failed,
+        seen.kept,
+    ))?;
+    for (failure, times) in &seen.failures {
+        say!("{times} x {failure}");
+    }
+    Ok(change)
+}
+
+/// By hand: a rename, and a poll until the new API server is ready.
+fn move_manifest(cluster: &Cluster, days: u32, starts: &mut Starts) -> Result<f64> {
+    let node = &cluster.nodes[0];
+    let manifest = fs::read_to_string(node.path(MANIFEST))?;
+    let before = servers(node)?;
+    let started = Instant::now();
+    operator::swap_by_hand(node, &operator::with_max_age(&manifest, days)?)?;
+    operator::restarted(cluster, node, &before, starts)?;
+    Ok(started.elapsed().as_secs_f64())
+}
+
+/// By an object: applied, and waited for until it is Ready; the time is the journal's, from order to `Settled`.
+fn order(cluster: &Cluster, days: u32, starts: &mut Starts) -> Result<f64> {
+    let node = &cluster.nodes[0];
+    let before = Journal::of(node)?.context("no journal of the first change")?;
+    operator::wish(cluster, Wish { max_age: days, paused: false, soak: 0 })?;
+    let journal = wait::until("the order to be carried out", CHANGE, || {
+        starts.look(node)?;
+        let journal = Journal::of(node)?.context("no journal")?;
+        Ok((journal.order != before.order && journal.is_final()).then_some(journal))
+    })?;
+    ensure!(journal.state == "settled", "the change ended as {}: {}", journal.state, journal.reason);
+    operator::ready(cluster)?;
+    for (time, state) in &journal.history {
+        say!("{time} {state}");
+    }
+    Ok(journal.seconds())
+}
+
+/// Until every static Pod is ready again and only one API server runs.
+fn quiet(cluster: &Cluster, node: &Node) -> Result<()> {
+    let programs = ["etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler"];
+    let pods = programs.map(|program| format!("pod/{program}-{}", node.name));
+    let words = ["wait", "--for=condition=Ready", "--timeout=1s", "--namespace=kube-system"];
+    let words: Vec<&str> = words.into_iter().chain(pods.iter().map(String::as_str)).collect();
+    wait::until("the control plane to be quiet", CHANGE, || {
+        cluster.kubectl(&words)?;
+        ensure!(servers(node)?.len() == 1, "more than one API server runs");
+        Ok(Some(()))
+    })
+}
+
+fn figures(by_hand: &[Change], ours: &[Change]) -> Result<bool> {
+    let mean = |changes: &[Change], of: fn(&Change) -> f64| {
+        changes.iter().map(of).sum::<f64>() / changes.len() as f64
+    };
+    let (mv, own) = (mean(by_hand, |c| c.seen.down()), mean(ours, |c| c.seen.down()));
+    let longer = mean(ours, |c| c.seconds) / mean(by_hand, |c| c.seconds);
+    let kept = ours.iter().map(|c| c.seen.kept_failed).max().unwrap_or_default();
+    let others: u32 = ours.iter().map(|c| c.others).sum();
+    let servers = ours.iter().map(|c| c.servers).max().unwrap_or_default();
+    let limits = [
+        (own / mv <= DOWN, format!("fresh connections fail for at most {DOWN} of what they do with mv")),
+        (kept <= KEPT, format!("at most {KEPT} failed requests on a connection that stays")),
+        (others == 0, "no restart of kube-controller-manager and kube-scheduler".to_owned()),
+        (servers == 1, "one restart of the API server".to_owned()),
+        (longer <= LONGER, format!("order to Settled in at most {LONGER} of mv and a poll for readiness")),
+    ];
+    for (_, limit) in limits.iter().filter(|(kept, _)| !kept) {
+        say!("not kept: {limit}");
+    }
+    print(&format!("figure order-to-settled-ratio {longer:.2}"))?;
+    print(&format!("figure component-restarts {others}"))?;
+    print(&format!("figure apiserver-restarts-per-change {servers}"))?;
+    print(&format!("outage mv={mv:.2} ours={own:.2} ratio={:.3} kept={kept}", own / mv))?;
+    Ok(limits.iter().all(|(kept, _)| *kept))
+}
+
+fn print(line: &str) -> Result<()> {
+    writeln!(std::io::stdout(), "{line}").context("writing to standard output")
+}
