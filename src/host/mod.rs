@@ -16,6 +16,7 @@ use crate::manifest;
 mod file;
 mod manifests;
 mod server;
+pub mod stand_in_log;
 mod state;
 
 pub use state::Lock;
