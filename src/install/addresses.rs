@@ -48,7 +48,8 @@ impl Addresses {
     pub fn parse(text: &[u8]) -> Self {
         let mut table = Self::default();
         for line in text.split_inclusive(|byte| *byte == b'\n') {
-            let entry = line.strip_suffix(b"\n").and_then(|line| std::str::from_utf8(line).ok()).and_then(entry);
+            let entry =
+                line.strip_suffix(b"\n").and_then(|line| std::str::from_utf8(line).ok()).and_then(entry);
             if let Some(entry) = entry {
                 table.insert(entry);
             }
@@ -222,7 +223,10 @@ mod tests {
             r#"{"kind":"Event","sourceIPs":["127.64.0.1"],"userAgent":"kubectl"}"#,
             r#"{"kind":"Event","sourceIPs":["198.51.100.7"],"userAgent":"kubectl"}"#,
         );
-        check_restored("{ \"sourceIPs\" : [ \"127.64.0.2\" ] }\n", "{ \"sourceIPs\" : [ \"2001:db8::7\" ] }\n");
+        check_restored(
+            "{ \"sourceIPs\" : [ \"127.64.0.2\" ] }\n",
+            "{ \"sourceIPs\" : [ \"2001:db8::7\" ] }\n",
+        );
     }
 
     #[test]

@@ -12,6 +12,8 @@ use tracing::{error, info, warn};
 use crate::host::{Error, Host, Lock};
 use crate::install::{self, Journal, Order, State, Step};
 
+pub mod relief;
+
 /// Between two observations while something is waited for: well below what a restart of an API server takes, and far
 /// from being a load on it.
 const PAUSE: Duration = Duration::from_secs(1);
