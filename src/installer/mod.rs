@@ -103,6 +103,7 @@ pub async fn carry_out(host: &Host, order: &Order, _lock: &Lock) -> Result<Journ
                 tokio::time::sleep(pause(&journal.state)).await;
             }
             Step::Finished => {
+                service.finish().await;
                 if journal.state == State::Settled
                     && let Err(error) = host.prune(order)
                 {

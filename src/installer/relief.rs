@@ -1,354 +1,408 @@
-//! The relief: takes the API server's port while that restarts, and passes connections on to the stand-in.
+//! Relief: takes the node's API port the moment the live API server leaves it, and passes connections on to the stand-in.
 //!
-//! Bytes only: TLS ends at the stand-in, which has the same certificate. Each client gets a source address of its own on the
-//! loopback network, because the stand-in logs where a request came from; the table of them is on the disk before one
-//! is used (see [`crate::install::addresses`]).
+//! The port is asked for again and again until the old server has let go of it, and given back when the caller says that
+//! the new one is coming; connections that are carried then go on. All of it runs in a thread of its own, because what
+//! else an install does (files brought to the disk, folders listed) would hold up every client of this node.
+//!
+//! A client's connection reaches the stand-in from the loopback address that stands for it
+//! ([`crate::install::addresses`]). Only TCP is touched: TLS is between the client and the stand-in.
+#![expect(
+    clippy::disallowed_methods,
+    reason = "this is the edge where ports, the clock and the table's file are"
+)]
 
-use std::collections::HashMap;
-use std::io::{self, Write};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
 
-use tokio::io::copy_bidirectional;
+use futures::future::join_all;
+use rustix::io::Errno;
+use rustix::process::{Resource, Rlimit};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
-use tokio::task::{JoinHandle, JoinSet};
-use tracing::{debug, info, warn};
+use tokio::runtime::Runtime;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
+use tracing::{debug, warn};
 
-use crate::install::Relief as Seen;
 use crate::install::addresses::Addresses;
 
-/// Between two tries to take the port: the time without an answer at the hand-over.
+/// Between two tries to take the port: nobody answers clients meanwhile, and a try costs some microseconds.
 const TRY: Duration = Duration::from_millis(5);
-/// Between two looks whether to give it back: the new server binds the port a second after its container is made.
-const LOOK: Duration = Duration::from_millis(10);
-/// Connections that wait to be accepted.
-const BACKLOG: u32 = 1024;
-/// Connections carried at once; each is two sockets. A kube-apiserver of a large cluster has some thousands.
-const CONNECTIONS: usize = 10_000;
+/// Between two questions whether to give it back: the new server needs about a second until it asks for it.
+const ASK: Duration = Duration::from_millis(10);
+/// Connections carried at once; more wait in the backlog. Bounds memory: each has two buffers of [`BUFFER`] bytes.
+const MOST_CONNECTIONS: u32 = 10_000;
+/// Bytes read at once.
+const BUFFER: usize = 16 << 10;
+/// Connections that wait to be accepted, when all clients of a node come back at once; the system has its own limit
+/// (`net.core.somaxconn`, 4096).
+const BACKLOG: u32 = 4096;
 
-/// A forwarder; dropping it ends it and everything it carries.
+/// What a relief is about.
+#[derive(Clone, Debug)]
+pub(super) struct Options {
+    /// The addresses of the API port, all of them or none taken. `[::]` takes IPv4 too, as Go does for both wildcards, and is
+    /// `0.0.0.0` on a machine without IPv6.
+    pub(super) listen: Vec<SocketAddr>,
+    /// Where the stand-in listens, on loopback.
+    pub(super) to: SocketAddrV4,
+    /// The file of the table of addresses. Of the same stand-in every relief must have the same one; it goes on from what is
+    /// in it.
+    pub(super) table: PathBuf,
+}
+
+/// How far a relief is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum State {
+    /// The old server has the port still.
+    Waiting {
+        /// Why the last try failed, when it was not for that; it is tried again all the same.
+        trouble: Option<String>,
+    },
+    /// It was to be given back before it could be taken, and was never taken.
+    NeverHeld,
+    /// Connections are passed on.
+    Holding {
+        /// Since then.
+        since: Instant,
+    },
+    /// The port is free again; connections that were carried go on.
+    Released {
+        /// Since then.
+        since: Instant,
+    },
+}
+
+/// A relief's state and figures.
+#[derive(Clone, Debug)]
+pub(super) struct Status {
+    /// How far it is.
+    pub(super) state: State,
+    /// From the start until the port was taken, if it was.
+    pub(super) held_after: Option<Duration>,
+    /// Connections passed on to the stand-in until now.
+    pub(super) carried: u64,
+    /// Connections that are open now, those that are still being passed on among them.
+    pub(super) open: u64,
+    /// Connections that could not be passed on.
+    pub(super) failed: u64,
+}
+
+/// A relief under way. Dropping it ends everything at once, the connections it carries too.
 #[derive(Debug)]
 pub(super) struct Relief {
-    seen: Arc<Mutex<Seen>>,
-    task: JoinHandle<()>,
+    started: Instant,
+    forwarder: Arc<Forwarder>,
+    state: watch::Receiver<State>,
+    end: Option<oneshot::Sender<Duration>>,
+    thread: Option<JoinHandle<()>>,
 }
 
 impl Relief {
-    /// Waits for the port of `listen` to become free, takes it, and passes connections on to `to` until `release` says so. What
-    /// is carried then goes on.
-    pub(super) fn start(
-        listen: SocketAddr,
-        to: SocketAddr,
-        table: PathBuf,
-        release: impl Fn() -> bool + Send + Sync + 'static,
-    ) -> Self {
-        let seen = Arc::new(Mutex::new(Seen::Waiting));
-        let says = seen.clone();
-        let task = tokio::spawn(async move {
-            let say = |new: Seen| *says.lock().unwrap_or_else(PoisonError::into_inner) = new;
-            let Some(listener) = take(listen, &release, &say).await else {
-                say(Seen::Released);
-                return;
-            };
-            info!(%listen, %to, "the stand-in answers");
-            say(Seen::Holding);
-            let mut carried = serve(listener, to, Clients::new(table), release).await;
-            info!(%listen, connections = carried.len(), "the port is given back");
-            say(Seen::Released);
-            while carried.join_next().await.is_some() {}
-        });
-        Self { seen, task }
+    /// Begins to ask for the port, and returns at once. `release` says whether to give it back, or not to take it any more; it
+    /// is asked all the time, in the thread that carries the connections, so it must be quick.
+    ///
+    /// # Errors
+    /// The table's file cannot be read or written, or there can be no thread. No port was touched.
+    pub(super) fn start(options: Options, release: impl Fn() -> bool + Send + 'static) -> io::Result<Self> {
+        let forwarder = Arc::new(Forwarder::new(&options)?);
+        let (state, watched) = watch::channel(State::Waiting { trouble: None });
+        let (end, ended) = oneshot::channel();
+        let (begun, begins) = mpsc::channel();
+        raise_limit_of_open_files();
+        let work = Work { forwarder: forwarder.clone(), listen: options.listen, state };
+        let thread = thread::Builder::new().name("relief".to_owned()).spawn(move || {
+            // Built where it is used: the caller has a runtime of its own, in which another must not be dropped.
+            match tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build() {
+                Ok(runtime) => {
+                    let _ = begun.send(Ok(()));
+                    work.run(runtime, release, ended);
+                }
+                Err(error) => drop(begun.send(Err(error))),
+            }
+        })?;
+        begins.recv().map_err(io::Error::other)??;
+        Ok(Self { started: Instant::now(), forwarder, state: watched, end: Some(end), thread: Some(thread) })
     }
 
-    /// What it does now.
-    pub(super) fn seen(&self) -> Seen {
-        self.seen.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    /// Its state, to be looked at or awaited.
+    #[cfg(test)]
+    pub(super) fn state(&self) -> watch::Receiver<State> {
+        self.state.clone()
+    }
+
+    /// State and figures of this moment.
+    pub(super) fn status(&self) -> Status {
+        let f = &self.forwarder;
+        Status {
+            state: self.state.borrow().clone(),
+            held_after: f.held.lock().unwrap_or_else(PoisonError::into_inner).map(|at| at - self.started),
+            carried: f.carried.load(Ordering::Relaxed),
+            open: u64::from(MOST_CONNECTIONS) - f.free.available_permits() as u64,
+            failed: f.failed.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Gives the port back, lets the connections it carries go on for at most `grace`, ends them, and returns the figures from
+    /// before that.
+    pub(super) async fn finish(mut self, grace: Duration) -> Status {
+        if let Some(end) = self.end.take() {
+            // The other side is gone only when its thread is.
+            let _ = end.send(grace);
+        }
+        let mut state = self.state.clone();
+        while state.changed().await.is_ok() {}
+        self.status()
     }
 }
 
 impl Drop for Relief {
     fn drop(&mut self) {
-        self.task.abort();
-    }
-}
-
-/// The port, as soon as it is free; `None` when it is not wanted any more.
-async fn take(listen: SocketAddr, release: &impl Fn() -> bool, say: &impl Fn(Seen)) -> Option<TcpListener> {
-    while !release() {
-        match bind(listen) {
-            Ok(listener) => return Some(listener),
-            // The old server still has it.
-            Err(error) if error.kind() == io::ErrorKind::AddrInUse => say(Seen::Waiting),
-            Err(error) => say(Seen::Failed(format!("cannot listen on {listen}: {error}"))),
-        }
-        tokio::time::sleep(TRY).await;
-    }
-    None
-}
-
-/// As kube-apiserver does: an unspecified IPv6 address takes both families (`net.ipv6.bindv6only` is off), and where there
-/// is no IPv6 it is IPv4.
-fn bind(listen: SocketAddr) -> io::Result<TcpListener> {
-    let bind = |address: SocketAddr| {
-        let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
-        // Connections of the old server are still in TIME_WAIT.
-        socket.set_reuseaddr(true)?;
-        socket.bind(address)?;
-        socket.listen(BACKLOG)
-    };
-    match bind(listen) {
-        Err(error) if listen.ip().is_unspecified() && error.kind() != io::ErrorKind::AddrInUse => {
-            bind((Ipv4Addr::UNSPECIFIED, listen.port()).into())
-        }
-        bound => bound,
-    }
-}
-
-/// Carries connections until the port is wanted back; gives those that are still carried.
-async fn serve(
-    listener: TcpListener,
-    to: SocketAddr,
-    mut clients: Clients,
-    release: impl Fn() -> bool,
-) -> JoinSet<()> {
-    let mut carried = JoinSet::new();
-    let mut look = tokio::time::interval(LOOK);
-    loop {
-        tokio::select! {
-            biased;
-            _ = look.tick() => if release() { return carried },
-            Some(_) = carried.join_next() => {}
-            accepted = listener.accept(), if carried.len() < CONNECTIONS => match accepted {
-                Ok((client, address)) => match clients.source(address.ip()) {
-                    Ok(source) => { carried.spawn(carry(client, source, to)); }
-                    // Refusing is better than an event that names somebody else.
-                    Err(error) => warn!(%error, "a connection was refused: its address cannot be kept"),
-                },
-                // Out of file descriptors, say: the next one may do.
-                Err(error) => debug!(%error, "a connection was not accepted"),
-            },
+        drop(self.end.take());
+        // So that the port is free when this returns; the thread ends at its next step, which is some milliseconds away.
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            warn!("the thread of a relief ended with a panic");
         }
     }
 }
 
-async fn carry(mut client: TcpStream, source: Ipv4Addr, to: SocketAddr) {
-    let connect = async {
-        let socket = TcpSocket::new_v4()?;
-        socket.bind((source, 0).into())?;
-        socket.connect(to).await
-    };
-    let result = match connect.await {
-        Ok(mut server) => {
-            // Small requests and answers must not wait for each other.
-            let _ = (client.set_nodelay(true), server.set_nodelay(true));
-            copy_bidirectional(&mut client, &mut server).await.map(drop)
-        }
-        Err(error) => Err(error),
-    };
-    if let Err(error) = result {
-        debug!(%error, "a connection ended");
-    }
+/// What the thread works on.
+struct Work {
+    forwarder: Arc<Forwarder>,
+    listen: Vec<SocketAddr>,
+    state: watch::Sender<State>,
 }
 
-/// The table of addresses, in memory and in its file.
-#[derive(Debug)]
-struct Clients {
-    file: PathBuf,
-    table: Option<Addresses>,
-    known: HashMap<IpAddr, Ipv4Addr>,
-}
-
-impl Clients {
-    fn new(file: PathBuf) -> Self {
-        Self { file, table: None, known: HashMap::new() }
+impl Work {
+    fn run(self, runtime: Runtime, release: impl Fn() -> bool, mut end: oneshot::Receiver<Duration>) {
+        runtime.block_on(async {
+            let grace = tokio::select! {
+                grace = &mut end => grace,
+                () = self.hold(&release) => end.await,
+            };
+            self.released();
+            // Without a grace the relief was dropped.
+            if let Ok(grace) = grace {
+                let _ = tokio::time::timeout(grace, self.forwarder.free.acquire_many(MOST_CONNECTIONS)).await;
+            }
+        });
+        // Ends the connections; then the state's sender goes with `self`, which tells that all is over.
+        drop(runtime);
     }
 
-    /// The address that stands for a client; a new one is in the file before it is returned.
-    fn source(&mut self, client: IpAddr) -> io::Result<Ipv4Addr> {
-        if let Some(source) = self.known.get(&client) {
-            return Ok(*source);
-        }
-        let source = self.enter(client)?;
-        self.known.insert(client, source);
-        Ok(source)
-    }
-
-    fn enter(&mut self, client: IpAddr) -> io::Result<Ipv4Addr> {
-        let table = match &mut self.table {
-            Some(table) => table,
-            // An installer that was started again goes on with the table that is there.
-            none => none.insert(match std::fs::read(&self.file) {
-                Ok(text) => Addresses::parse(&text),
-                Err(error) if error.kind() == io::ErrorKind::NotFound => Addresses::default(),
-                Err(error) => return Err(error),
-            }),
+    /// Takes the port, and gives it back when it is time.
+    async fn hold(&self, release: &impl Fn() -> bool) {
+        let Some(listeners) = self.take(release).await else {
+            self.state.send_replace(State::NeverHeld);
+            return;
         };
-        if let Some(source) = table.stand_in(client) {
-            return Ok(source);
+        let since = Instant::now();
+        *self.forwarder.held.lock().unwrap_or_else(PoisonError::into_inner) = Some(since);
+        self.state.send_replace(State::Holding { since });
+        tokio::select! {
+            _ = join_all(listeners.iter().map(|listener| self.forwarder.accept(listener))) => {}
+            () = asked(release) => {}
         }
-        let entry = table.next(client).ok_or_else(|| io::Error::other("more clients than addresses"))?;
-        let mut file = std::fs::OpenOptions::new().create(true).append(true).open(&self.file)?;
-        // In front of it a line may have been left without its end.
-        file.write_all(format!("\n{entry}\n").as_bytes())?;
-        table.insert(entry);
+        drop(listeners);
+        self.released();
+    }
+
+    /// The listeners, as soon as they can be had; `None` when the port is wanted back before.
+    async fn take(&self, release: &impl Fn() -> bool) -> Option<Vec<TcpListener>> {
+        while !release() {
+            match self.listen.iter().map(|address| listen(*address)).collect() {
+                Ok(listeners) => return Some(listeners),
+                Err(error) => self.waiting(&error),
+            }
+            tokio::time::sleep(TRY).await;
+        }
+        None
+    }
+
+    fn waiting(&self, error: &io::Error) {
+        let trouble = (error.kind() != io::ErrorKind::AddrInUse).then(|| error.to_string());
+        let new = State::Waiting { trouble };
+        self.state.send_if_modified(|state| {
+            let changed = *state != new;
+            *state = new;
+            changed
+        });
+    }
+
+    fn released(&self) {
+        self.state.send_if_modified(|state| {
+            let held = matches!(state, State::Holding { .. });
+            if held {
+                *state = State::Released { since: Instant::now() };
+            }
+            held
+        });
+    }
+}
+
+async fn asked(release: &impl Fn() -> bool) {
+    while !release() {
+        tokio::time::sleep(ASK).await;
+    }
+}
+
+/// Listens as kube-apiserver does, that is as Go's `net.Listen` does: `SO_REUSEADDR`, because connections of the old server
+/// may be about, and IPv4 on the IPv6 wildcard whatever `net.ipv6.bindv6only` says.
+fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = match address {
+        SocketAddr::V4(_) => TcpSocket::new_v4(),
+        SocketAddr::V6(_) => TcpSocket::new_v6(),
+    };
+    let socket = match socket {
+        Err(error) if address.ip().is_unspecified() && no_ipv6(&error) && address.is_ipv6() => {
+            return listen((Ipv4Addr::UNSPECIFIED, address.port()).into());
+        }
+        socket => socket?,
+    };
+    if address.is_ipv6() {
+        rustix::net::sockopt::set_ipv6_v6only(&socket, !address.ip().is_unspecified())?;
+    }
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
+}
+
+/// Whether this is a kernel started with `ipv6.disable=1`.
+fn no_ipv6(error: &io::Error) -> bool {
+    Errno::from_io_error(error) == Some(Errno::AFNOSUPPORT)
+}
+
+/// A connection needs two open files, and a process may start with a limit of 1024 of them; Go raises its own the same way.
+fn raise_limit_of_open_files() {
+    let limit = rustix::process::getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    if let Err(errno) = rustix::process::setrlimit(Resource::Nofile, raised) {
+        warn!(%errno, "the limit of open files stays as it is, and with it the number of connections");
+    }
+}
+
+/// Carries connections, whoever accepts them.
+#[derive(Debug)]
+struct Forwarder {
+    to: SocketAddrV4,
+    table: Mutex<Table>,
+    /// One permit for each connection that may still come.
+    free: Arc<Semaphore>,
+    held: Mutex<Option<Instant>>,
+    carried: AtomicU64,
+    failed: AtomicU64,
+}
+
+impl Forwarder {
+    fn new(options: &Options) -> io::Result<Self> {
+        Ok(Self {
+            to: options.to,
+            table: Mutex::new(Table::open(options)?),
+            free: Arc::new(Semaphore::new(MOST_CONNECTIONS as usize)),
+            held: Mutex::new(None),
+            carried: AtomicU64::new(0),
+            failed: AtomicU64::new(0),
+        })
+    }
+
+    /// Accepts until it is dropped.
+    async fn accept(self: &Arc<Self>, listener: &TcpListener) {
+        loop {
+            match listener.accept().await {
+                Ok((client, address)) => {
+                    let Ok(permit) = self.free.clone().acquire_owned().await else { return };
+                    tokio::spawn(self.clone().carry(client, address.ip(), permit));
+                }
+                // A client that has gone again, or too many open files: then others must end first.
+                Err(error) => {
+                    self.fail(&error);
+                    tokio::time::sleep(TRY).await;
+                }
+            }
+        }
+    }
+
+    /// Carries one connection to its end, which is when its permit is free again.
+    async fn carry(self: Arc<Self>, mut client: TcpStream, address: IpAddr, _permit: OwnedSemaphorePermit) {
+        let mut server = match self.connect(&client, address).await {
+            Ok(server) => server,
+            Err(error) => return self.fail(&error),
+        };
+        self.carried.fetch_add(1, Ordering::Relaxed);
+        // One that breaks has broken for both sides, and they know better why than we do.
+        let _ = tokio::io::copy_bidirectional_with_sizes(&mut client, &mut server, BUFFER, BUFFER).await;
+    }
+
+    /// Connects to the stand-in from the address that stands for the client.
+    async fn connect(&self, client: &TcpStream, address: IpAddr) -> io::Result<TcpStream> {
+        let stand_in = self.table.lock().unwrap_or_else(PoisonError::into_inner).stand_in(address)?;
+        client.set_nodelay(true)?;
+        let socket = TcpSocket::new_v4()?;
+        // Or a client's ports run out after 28 000 connections, each of which stays in TIME_WAIT for a minute.
+        socket.set_reuseaddr(true)?;
+        socket.bind((stand_in, 0).into())?;
+        let server = socket.connect(self.to.into()).await?;
+        server.set_nodelay(true)?;
+        Ok(server)
+    }
+
+    /// Said aloud once: when the stand-in is away, every connection fails.
+    fn fail(&self, error: &io::Error) {
+        match self.failed.fetch_add(1, Ordering::Relaxed) {
+            0 => {
+                warn!(%error, "a connection could not be passed on to the stand-in; others are counted only")
+            }
+            _ => debug!(%error, "a connection could not be passed on to the stand-in"),
+        }
+    }
+}
+
+/// The table of addresses and its file, which is always ahead of it.
+#[derive(Debug)]
+struct Table {
+    addresses: Addresses,
+    file: File,
+    /// Length of the file's whole lines.
+    length: u64,
+}
+
+impl Table {
+    fn open(options: &Options) -> io::Result<Self> {
+        let mut file =
+            OpenOptions::new().read(true).append(true).create(true).mode(0o600).open(&options.table)?;
+        let mut text = Vec::new();
+        file.read_to_end(&mut text)?;
+        let length = text.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end as u64 + 1);
+        // A half line was never used, and must not become the beginning of the next one.
+        file.set_len(length)?;
+        Ok(Self { addresses: Addresses::parse(&text), file, length })
+    }
+
+    /// The address that stands for a client. A new one is in the file when this returns.
+    fn stand_in(&mut self, client: IpAddr) -> io::Result<Ipv4Addr> {
+        if let Some(known) = self.addresses.stand_in(client) {
+            return Ok(known);
+        }
+        let full =
+            || io::Error::other("too many different clients: no loopback address is left for a new one");
+        let entry = self.addresses.next(client).ok_or_else(full)?;
+        let line = format!("{entry}\n");
+        if let Err(error) = self.file.write_all(line.as_bytes()) {
+            self.file.set_len(self.length)?;
+            return Err(error);
+        }
+        self.length += line.len() as u64;
+        self.addresses.insert(entry);
         Ok(entry.stand_in)
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use std::sync::atomic::{AtomicBool, Ordering};
-
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
-
-    use super::*;
-
-    /// Far more than any of this takes, also on a machine under load.
-    const PATIENCE: Duration = Duration::from_secs(30);
-
-    async fn patiently<T>(what: &str, future: impl Future<Output = T>) -> T {
-        tokio::time::timeout(PATIENCE, future).await.unwrap_or_else(|_| panic!("{what} took too long"))
-    }
-
-    /// A server that sends back what it is sent, after a line with the address it sees; until the connection ends.
-    async fn echo() -> SocketAddr {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        tokio::spawn(async move {
-            while let Ok((mut stream, client)) = listener.accept().await {
-                tokio::spawn(async move {
-                    let _ = stream.write_all(format!("{}\n", client.ip()).as_bytes()).await;
-                    let (mut from, mut to) = stream.split();
-                    let _ = tokio::io::copy(&mut from, &mut to).await;
-                    let _ = to.write_all(b"the end").await;
-                });
-            }
-        });
-        address
-    }
-
-    struct Stage {
-        relief: Relief,
-        at: SocketAddr,
-        stop: Arc<AtomicBool>,
-        folder: tempfile::TempDir,
-    }
-
-    /// A relief for a port that somebody holds, and that holder.
-    async fn stage() -> (Stage, TcpListener) {
-        let folder = tempfile::tempdir().unwrap();
-        let holder = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let at = holder.local_addr().unwrap();
-        let stop = Arc::new(AtomicBool::new(false));
-        let asked = stop.clone();
-        let release = move || asked.load(Ordering::Relaxed);
-        let relief = Relief::start(at, echo().await, folder.path().join("table"), release);
-        (Stage { relief, at, stop, folder }, holder)
-    }
-
-    impl Stage {
-        async fn until(&self, wanted: &Seen) {
-            patiently(&format!("{wanted:?}"), async {
-                while self.relief.seen() != *wanted {
-                    tokio::task::yield_now().await;
-                }
-            })
-            .await;
-        }
-
-        /// A connection, and the address the server saw.
-        async fn connect(&self) -> (TcpStream, String) {
-            let mut stream = patiently("connecting", TcpStream::connect(self.at)).await.unwrap();
-            let mut line = Vec::new();
-            while line.last() != Some(&b'\n') {
-                line.push(patiently("the server's line", stream.read_u8()).await.unwrap());
-            }
-            (stream, String::from_utf8(line).unwrap().trim().to_owned())
-        }
-    }
-
-    #[tokio::test]
-    async fn the_port_is_taken_when_it_is_free_and_given_back_while_what_is_carried_goes_on() {
-        let (stage, holder) = stage().await;
-        stage.until(&Seen::Waiting).await;
-        drop(holder);
-        stage.until(&Seen::Holding).await;
-        let (mut carried, _) = stage.connect().await;
-        stage.stop.store(true, Ordering::Relaxed);
-        stage.until(&Seen::Released).await;
-        let again = TcpListener::bind(stage.at).await.expect("the port is free");
-        carried.write_all(b"still there").await.unwrap();
-        let mut answer = [0; 11];
-        patiently("the answer", carried.read_exact(&mut answer)).await.unwrap();
-        assert_eq!(&answer, b"still there");
-        drop(again);
-    }
-
-    #[tokio::test]
-    async fn an_end_of_one_side_reaches_the_other_and_the_rest_comes_back() {
-        let (stage, holder) = stage().await;
-        drop(holder);
-        stage.until(&Seen::Holding).await;
-        let (mut stream, _) = stage.connect().await;
-        stream.write_all(b"ping ").await.unwrap();
-        stream.shutdown().await.unwrap();
-        let mut answer = String::new();
-        patiently("the rest", stream.read_to_string(&mut answer)).await.unwrap();
-        assert_eq!(answer, "ping the end");
-    }
-
-    #[tokio::test]
-    async fn a_port_that_is_not_wanted_any_more_is_never_taken() {
-        let (stage, holder) = stage().await;
-        stage.stop.store(true, Ordering::Relaxed);
-        stage.until(&Seen::Released).await;
-        drop(holder);
-        assert!(TcpListener::bind(stage.at).await.is_ok());
-    }
-
-    #[tokio::test]
-    async fn a_stand_in_that_is_gone_ends_its_connections_only() {
-        let folder = tempfile::tempdir().unwrap();
-        let free = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let at = free.local_addr().unwrap();
-        drop(free);
-        let nobody = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let to = nobody.local_addr().unwrap();
-        drop(nobody);
-        let relief = Relief::start(at, to, folder.path().join("table"), || false);
-        let stage = Stage { relief, at, stop: Arc::default(), folder };
-        stage.until(&Seen::Holding).await;
-        for _ in 0..2 {
-            let mut stream = patiently("connecting", TcpStream::connect(at)).await.unwrap();
-            let mut nothing = Vec::new();
-            let ended = patiently("the end", stream.read_to_end(&mut nothing)).await;
-            assert!(nothing.is_empty() && (ended.is_err() || ended.is_ok_and(|n| n == 0)));
-        }
-        assert_eq!(stage.relief.seen(), Seen::Holding);
-        assert!(stage.folder.path().exists());
-    }
-
-    #[test]
-    fn a_client_has_one_address_and_it_is_in_the_file_before_it_is_used() {
-        let folder = tempfile::tempdir().unwrap();
-        let file = folder.path().join("table");
-        let client: IpAddr = "198.51.100.7".parse().unwrap();
-        let mapped: IpAddr = "::ffff:198.51.100.7".parse().unwrap();
-        let other: IpAddr = "2001:db8::1".parse().unwrap();
-        let mut clients = Clients::new(file.clone());
-        let first = clients.source(client).unwrap();
-        assert_eq!(clients.source(mapped).unwrap(), first);
-        assert_eq!(clients.source("127.0.0.1".parse().unwrap()).unwrap(), Ipv4Addr::LOCALHOST);
-        // Somebody else's half of a line, and a new process.
-        let mut half = std::fs::OpenOptions::new().append(true).open(&file).unwrap();
-        half.write_all(b"127.64.0.9 198.51").unwrap();
-        let mut clients = Clients::new(file.clone());
-        assert_ne!(clients.source(other).unwrap(), first);
-        assert_eq!(clients.source(client).unwrap(), first);
-        let table = Addresses::parse(&std::fs::read(&file).unwrap());
-        assert_eq!(table.client(first), Some(client));
-        assert_eq!(table.stand_in(other).and_then(|a| table.client(a)), Some(other));
-    }
-}
+mod tests;
