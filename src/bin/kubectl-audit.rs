@@ -1,6 +1,6 @@
 //! `kubectl audit`: the kubectl plugin. Parse, call, exit.
 
-use audit_operator::cli::{self, diff, evaluate, render, validate, who};
+use audit_operator::cli::{self, diff, evaluate, render, status, validate, who};
 
 /// Audit policies and audit logs of Kubernetes.
 ///
@@ -22,6 +22,8 @@ enum Verb {
     Diff(diff::Args),
     /// Say for each request which rule decides and at what level; one JSON request a line on standard input.
     Evaluate(evaluate::Args),
+    /// Show the fleet: what is wanted, what runs, what each node waits for; exit code 1 when something needs a person.
+    Status(status::Args),
     /// Say who created an object, from audit log files.
     Who(who::Args),
 }
@@ -33,6 +35,7 @@ fn main() -> std::process::ExitCode {
         Verb::Render(args) => render::run(args, streams),
         Verb::Diff(args) => diff::run(args, streams),
         Verb::Evaluate(args) => evaluate::run(args, streams),
+        Verb::Status(args) => status::run(args, streams),
         Verb::Who(args) => who::run(args, streams),
     })
 }

@@ -15,6 +15,7 @@ pub mod generate;
 pub mod node;
 pub mod print;
 pub mod render;
+pub mod status;
 pub mod validate;
 pub mod who;
 
