@@ -165,6 +165,9 @@ impl Bed {
             case.ends.join(" or "),
             journal.reason
         );
+        if !journal.reason.is_empty() {
+            say!("it says: {}", journal.reason);
+        }
         if let Some(limit) = case.down {
             ensure!(seen.down() <= limit, "{:.1} s without answer: {:?}", seen.down(), seen.failures);
         }
