@@ -116,12 +116,9 @@ impl Nodes {
             let take = async {
                 while let Some((node, line)) = received.recv().await {
                     let Ok(told) = serde_json::from_str::<Told>(&line) else { continue };
-                    match &told.coverage {
-                        Some(of_node) => {
-                            coverage.add(of_node, &format!("{node}:"));
-                            answered.insert(node.clone());
-                        }
-                        None => {}
+                    if let Some(of_node) = &told.coverage {
+                        coverage.add(of_node, &format!("{node}:"));
+                        answered.insert(node.clone());
                     }
                     each(&node, told);
                 }

@@ -2,7 +2,6 @@
 //!
 //! It reads the node's own logs and prints what matches, a JSON value a line, and at the end what it has read. It is
 //! a guest on a control-plane node: lowest priority, one thread, memory that does not grow with the log.
-#![expect(clippy::disallowed_methods, reason = "looks for a folder on the node")]
 
 use std::path::{Path, PathBuf};
 

@@ -195,8 +195,7 @@ fn read_plain(
     coverage: &mut Coverage,
     sink: &mut impl Sink,
 ) {
-    let mut log =
-        Log { file: Arc::from(name), sieve, coverage, sink, begun: false, latest: Vec::new() };
+    let mut log = Log { file: Arc::from(name), sieve, coverage, sink, begun: false, latest: Vec::new() };
     let mut records = Records::new(input, RECORD_LIMIT, first_line);
     if let Err(error) = log.take(&mut records) {
         let place = log.place(records.line());

@@ -19,7 +19,7 @@ pub struct Sieve {
 /// Words of which a record must have one.
 #[derive(Clone, Debug)]
 enum Words {
-    One(Finder<'static>),
+    One(Box<Finder<'static>>),
     Many(AhoCorasick),
 }
 
@@ -66,7 +66,7 @@ impl Words {
     fn new(words: &[String]) -> Option<Self> {
         match words {
             [] => None,
-            [word] => Some(Self::One(Finder::new(word).into_owned())),
+            [word] => Some(Self::One(Box::new(Finder::new(word).into_owned()))),
             words => Some(Self::Many(
                 AhoCorasick::new(words).expect("a few short words fit any automaton's limits"),
             )),
