@@ -5,7 +5,7 @@
 use std::process::ExitCode;
 
 use anyhow::Context;
-use audit_operator::cli::{self, generate, node};
+use audit_operator::cli::{self, generate, node, trail};
 use audit_operator::host::{self, Host};
 use audit_operator::{agent, controller, installer, telemetry};
 use kube::Client;
@@ -90,6 +90,9 @@ enum Command {
     /// The same engine without a cluster: for image builds, the first control-plane node, and break-glass.
     #[command(subcommand)]
     Node(node::Verb),
+    /// This node's part of a question of `kubectl audit`, run in the agent's container.
+    #[command(hide = true)]
+    Trail(trail::Args),
     /// Write the files that follow from the types.
     #[command(subcommand)]
     Generate(generate::What),
@@ -100,7 +103,7 @@ fn main() -> ExitCode {
     // Verbs for people speak through their output; the log is for when something is wrong.
     let level = match cli.command {
         Command::Controller { .. } | Command::Agent { .. } | Command::Installer { .. } => "info",
-        Command::Node(_) | Command::Generate(_) => "error",
+        Command::Node(_) | Command::Trail(_) | Command::Generate(_) => "error",
     };
     let filter = std::env::var("RUST_LOG").unwrap_or_else(|_| level.to_owned());
     // The client logs every failed request as an error of its own; we say it once, with what it was for.
@@ -151,6 +154,7 @@ fn main() -> ExitCode {
             Ok(cli::OK)
         }),
         Command::Node(verb) => runtime.block_on(node::run(&verb, streams)),
+        Command::Trail(args) => trail::run(&args, streams),
         Command::Generate(what) => generate::run(&what, streams),
     }
     })

@@ -1,10 +1,13 @@
 //! `kubectl audit`: the kubectl plugin. Parse, call, exit.
 
-use audit_operator::cli::{self, diff, evaluate, render, status, validate, who};
+use std::path::PathBuf;
+
+use audit_operator::cli::{self, diff, evaluate, events, render, status, top, validate, who};
+use clap::CommandFactory as _;
 
 /// Audit policies and audit logs of Kubernetes.
 ///
-/// Exit codes: 0 done; 1 an error, a refusal or bad usage; 2 only from `diff`: there is a difference.
+/// Exit codes: 0 done; 1 an error, a refusal, bad usage, or nothing found; 2 only from `diff`: there is a difference.
 #[derive(clap::Parser)]
 #[command(name = "kubectl-audit", bin_name = "kubectl audit", version)]
 struct Cli {
@@ -24,8 +27,30 @@ enum Verb {
     Evaluate(evaluate::Args),
     /// Show the fleet: what is wanted, what runs, what each node waits for; exit code 1 when something needs a person.
     Status(status::Args),
-    /// Say who created an object, from audit log files.
+    /// Say who created an object and who is behind that, or who changed, deleted, read or entered it.
     Who(who::Args),
+    /// Print every write to an object, with what it changed.
+    History(events::HistoryArgs),
+    /// Print everything a user did.
+    By(events::ByArgs),
+    /// Print what was refused: 401 and 403.
+    Failed(events::FailedArgs),
+    /// Count requests by user, verb, resource or client.
+    Top(top::Args),
+    /// Print the requests that match all flags.
+    Grep(events::GrepArgs),
+    /// Print the completion script of a shell.
+    Completion {
+        /// The shell.
+        #[arg(value_enum)]
+        shell: clap_complete::Shell,
+    },
+    /// Write the man pages into a folder.
+    #[command(hide = true)]
+    Man {
+        /// The folder.
+        folder: PathBuf,
+    },
 }
 
 fn main() -> std::process::ExitCode {
@@ -37,5 +62,25 @@ fn main() -> std::process::ExitCode {
         Verb::Evaluate(args) => evaluate::run(args, streams),
         Verb::Status(args) => status::run(args, streams),
         Verb::Who(args) => who::run(args, streams),
+        Verb::History(args) => events::history(args, streams),
+        Verb::By(args) => events::by(args, streams),
+        Verb::Failed(args) => events::failed(args, streams),
+        Verb::Top(args) => top::run(args, streams),
+        Verb::Grep(args) => events::grep(args, streams),
+        Verb::Completion { shell } => {
+            let mut out = Vec::new();
+            clap_complete::generate(
+                *shell,
+                &mut Cli::command().bin_name("kubectl-audit"),
+                "kubectl-audit",
+                &mut out,
+            );
+            streams.out.write_all(&out)?;
+            Ok(cli::OK)
+        }
+        Verb::Man { folder } => {
+            clap_mangen::generate_to(Cli::command().bin_name("kubectl-audit"), folder)?;
+            Ok(cli::OK)
+        }
     })
 }

@@ -11,11 +11,17 @@ use std::io::{BufRead, Write};
 pub mod configuration;
 pub mod diff;
 pub mod evaluate;
+pub mod events;
 pub mod generate;
+pub mod logs;
 pub mod node;
+mod nodes;
+pub mod output;
 pub mod print;
 pub mod render;
 pub mod status;
+pub mod top;
+pub mod trail;
 pub mod validate;
 pub mod who;
 

@@ -1,79 +1,84 @@
-//! `who KIND/NAME --log FILE|DIR...`: who made this object, or why the logs cannot tell.
+//! `who KIND/NAME`: who made this object, and who is behind that, or why the logs cannot tell.
 //!
-//! A thin shell around [`trail::who`](crate::trail::who): words in, logs open, answer printed. What a log says is
+//! A thin shell around [`trail::who`](crate::trail::who): words in, logs read, answer printed. What a log says is
 //! printed with control characters escaped, since user agents and names are whatever their senders chose.
 
 use std::fmt::Write as _;
-use std::path::PathBuf;
 
 use anyhow::bail;
 use serde::Serialize;
 
-use super::{FAILED, Format, OK, Streams};
+use super::events::{self, Deed};
+use super::logs::{self, Logs};
+use super::output::{Output, shown};
+use super::{FAILED, OK, Streams};
 use crate::trail::question::Question;
-use crate::trail::read::Coverage;
-use crate::trail::source;
-use crate::trail::who::{Answer, Candidate, Link, Search};
+use crate::trail::read::{Coverage, Entry};
+use crate::trail::who::{Answer, Candidate, Chase, Link, Need};
 
-/// Says who made an object, from the API servers' audit logs.
+/// Says who made an object, and who is behind that: from a Pod over its ReplicaSet and Deployment to a person.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Args {
     /// The object: KIND/NAME or KIND NAME. KIND is what kubectl takes, such as `pod`, `deploy` or
-    /// `certificates.cert-manager.io`.
+    /// `certificates.cert-manager.io`. It may be gone.
     #[arg(required = true, num_args = 1..=2, value_name = "OBJECT")]
     pub object: Vec<String>,
     /// The object's namespace, where it has one [default: default].
     #[arg(short, long)]
     pub namespace: Option<String>,
-    /// Logs to read: files, folders (live, rotated and compressed logs in them), `-` for standard input. Each
-    /// control-plane node logs the requests it served, so give those of all of them.
-    #[arg(long, num_args = 1.., value_name = "FILE|DIR")]
-    pub log: Vec<PathBuf>,
+    /// What was done to it.
+    #[arg(long, value_enum, default_value_t)]
+    pub did: Deed,
+    /// Where the logs are.
+    #[command(flatten)]
+    pub logs: logs::Args,
     /// How to print the answer.
     #[arg(short, long, value_enum, default_value_t)]
-    pub output: Format,
+    pub output: Output,
 }
 
 /// Answers on `out`: [`OK`]. No answer: [`FAILED`], with the reasons on `err`, or in the JSON on `out`.
 ///
 /// # Errors
-/// The object cannot be understood, no log was given, or some cannot be opened.
+/// The object cannot be understood, or the logs cannot be reached.
 pub fn run(args: &Args, streams: &mut Streams<'_>) -> anyhow::Result<u8> {
     let question = Question::parse(&args.object, args.namespace.as_deref());
-    if args.log.is_empty() {
-        let log = "no log given; add --log with the audit log or its folder (--audit-log-path of kube-apiserver, \
-                   on each control-plane node), or `--log -` to read standard input";
-        match question {
-            Ok(_) => bail!("{log}"),
-            Err(question) => bail!("{question}\n{log}"),
-        }
-    }
-    let (question, logs) = match (question, source::open(&args.log)) {
+    let (question, mut logs) = match (question, Logs::open(&args.logs)) {
         (Ok(question), Ok(logs)) => (question, logs),
-        (Err(question), Err(logs)) => bail!("{question}\n{logs}"),
+        (Err(question), Err(logs)) => bail!("{question}\n{logs:#}"),
         (Err(question), Ok(_)) => return Err(question.into()),
-        (Ok(_), Err(logs)) => return Err(logs.into()),
+        (Ok(_), Err(logs)) => return Err(logs),
     };
-
-    let mut search = Search::new(&question);
-    let mut coverage = Coverage::default();
-    let sieve = |record: &[u8]| question.may_concern(record);
-    for log in logs {
-        log.read(streams.input, sieve, &mut coverage, |entry| search.see(&entry));
+    if args.did != Deed::Created {
+        return events::did(args, &question, &mut logs, streams);
     }
-    let answer = search.answer(&coverage);
 
-    match (args.output, &answer.unknown) {
-        (Format::Json, _) => {
-            let json = serde_json::to_string_pretty(&Report::new(&answer, &coverage))?;
-            writeln!(streams.out, "{json}")?;
+    let mut chase = Chase::new(question.clone(), logs.has_cluster());
+    let mut coverage = Coverage::default();
+    loop {
+        match chase.next() {
+            Need::Nothing => break,
+            Need::Live(question) => chase.live(logs.live(&question)),
+            Need::Events(query) => {
+                coverage = logs.scan(&query, streams, &mut |entry: Entry| chase.see(&entry))?;
+                chase.seen(coverage.clone());
+            }
         }
-        (Format::Text, None) => {
-            streams.out.write_all(known(&answer).as_bytes())?;
+    }
+    let mut answer = chase.answer();
+    match &mut answer.unknown {
+        Some(unknown) => unknown.reasons.extend(logs.missing()),
+        None => answer.notes.extend(logs.missing()),
+    }
+
+    match args.output {
+        Output::Table | Output::Wide => {
+            streams.out.write_all(known(&answer, args.output == Output::Wide).as_bytes())?;
+            if answer.unknown.is_some() {
+                streams.err.write_all(unknown(&question, &answer).as_bytes())?;
+            }
         }
-        (Format::Text, Some(_)) => {
-            streams.err.write_all(unknown(&question, &answer).as_bytes())?;
-        }
+        output => output.value(&Report::new(&answer, &coverage), streams)?,
     }
     Ok(if answer.unknown.is_none() { OK } else { FAILED })
 }
@@ -110,7 +115,7 @@ impl<'a> Report<'a> {
             known: answer.unknown.is_none(),
             chain: &answer.chain,
             unknown: answer.unknown.as_ref().map(|unknown| unknown.reasons.join("; ")),
-            candidates: answer.unknown.as_ref().map_or(&[], |unknown| &unknown.candidates),
+            candidates: answer.unknown.as_ref().map_or(&answer.alternatives, |unknown| &unknown.candidates),
             earlier: answer.earlier,
             notes: &answer.notes,
             damaged: Damaged { count: coverage.damaged, first: first.collect() },
@@ -118,11 +123,12 @@ impl<'a> Report<'a> {
     }
 }
 
-fn known(answer: &Answer) -> String {
+fn known(answer: &Answer, wide: bool) -> String {
     let mut text = String::new();
     for link in &answer.chain {
         let _ = writeln!(text, "{}", shown(&made(link)));
-        for (name, value) in facts(link) {
+        let groups = wide.then(|| ("groups", link.groups.join(", ")));
+        for (name, value) in facts(link).into_iter().chain(groups) {
             let _ = writeln!(text, "  {name:<8} {}", shown(&value));
         }
     }
@@ -170,6 +176,7 @@ fn facts(link: &Link) -> Vec<(&'static str, String)> {
         ("how", format!("{}, {}", link.verb, link.code)),
         ("allowed", allowed.to_owned()),
         ("event", format!("{} at {}", link.audit_id, link.source)),
+        ("because", link.how.clone()),
     ]
 }
 
@@ -183,22 +190,6 @@ fn unknown(question: &Question, answer: &Answer) -> String {
         let _ = writeln!(text, "candidate: {}; {}", shown(&candidate.link.to_string()), candidate.why);
     }
     text
-}
-
-/// Text from a log, without the control characters that could rewrite a terminal.
-fn shown(text: &str) -> String {
-    let mut shown = String::with_capacity(text.len());
-    for char in text.chars() {
-        // Besides the controls: the marks that turn the direction of writing.
-        if char.is_control()
-            || matches!(char, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
-        {
-            shown.extend(char.escape_default());
-        } else {
-            shown.push(char);
-        }
-    }
-    shown
 }
 
 #[cfg(test)]
@@ -250,7 +241,8 @@ mod tests {
                client   kubectl/v1.33.2 (linux/amd64) kubernetes/a57b6f7\n  \
                how      create, 201\n  \
                allowed  RBAC: allowed by RoleBinding \"foobar-admin/default\" of ClusterRole \"admin\" to User \"foobar\"\n  \
-               event    3f1c7a52-6c0e-4a0b-9a6e-5a7f3e1d2c4b at {at}\n"
+               event    3f1c7a52-6c0e-4a0b-9a6e-5a7f3e1d2c4b at {at}\n  \
+               because  the event of its creation names it\n"
         );
         assert_eq!((said.code, said.out.as_str(), said.err.as_str()), (OK, expected.as_str(), ""));
     }
@@ -324,14 +316,14 @@ mod tests {
         let log = fs::read(data("node-b/audit.log")).unwrap();
         let said = run_with(&log, &["po/my-suspicious-pod", "-n", "prod", "--log", "-"]).unwrap();
         assert_eq!(said.code, OK);
-        assert!(said.out.contains(" created by jane\n") && said.out.ends_with(" at -:1\n"), "{}", said.out);
+        assert!(said.out.contains(" created by jane\n") && said.out.contains(" at -:1\n"), "{}", said.out);
     }
 
     #[test]
     fn mistakes_are_told_together() {
-        let error = |words: &[&str]| run_with(b"", words).map(|said| said.code).unwrap_err().to_string();
-        let said = error(&["pod"]);
-        assert!(said.contains("`pod` names no object") && said.contains("add --log"), "{said}");
+        let error = |words: &[&str]| format!("{:#}", run_with(b"", words).map(|said| said.code).unwrap_err());
+        let said = error(&["pod", "--kubeconfig", "no-such-file"]);
+        assert!(said.contains("`pod` names no object") && said.contains("give --log"), "{said}");
         let said = error(&["pod/a/b", "--log", "no-such-log", "nor-this"]);
         assert!(
             said.contains("`pod/a/b`") && said.contains("`no-such-log`") && said.contains("`nor-this`"),

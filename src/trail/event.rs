@@ -173,6 +173,7 @@ pub struct ObjectMeta {
 
 /// An owner as a body names it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct OwnerReference {
     /// Such as `ReplicaSet`.
     #[serde(default)]
@@ -180,6 +181,12 @@ pub struct OwnerReference {
     /// Its name.
     #[serde(default)]
     pub name: String,
+    /// Its group and version, such as `apps/v1`.
+    #[serde(default)]
+    pub api_version: String,
+    /// Its UID.
+    #[serde(default)]
+    pub uid: String,
     /// Whether this is the owner that manages the object; at most one is.
     #[serde(default, deserialize_with = "null_is_default")]
     pub controller: bool,
@@ -196,6 +203,24 @@ pub enum Outcome {
     Unclear,
     /// A stage before the outcome.
     Pending,
+}
+
+impl Outcome {
+    /// What a request came to, given the stage it reached and the server's answer.
+    pub fn of(stage: Stage, code: i32, message: &str) -> Self {
+        match stage {
+            Stage::Panic => return Self::Unclear,
+            Stage::ResponseComplete => {}
+            Stage::RequestReceived | Stage::ResponseStarted | Stage::Other => return Self::Pending,
+        }
+        match code {
+            // What the server writes when the handler never answered (filters/audit.go).
+            200 if message == "Connection closed early" => Self::Unclear,
+            200..300 => Self::Done,
+            400..500 => Self::Refused,
+            _ => Self::Unclear,
+        }
+    }
 }
 
 impl Event {
@@ -231,31 +256,29 @@ impl Event {
 
     /// What the request came to.
     pub fn outcome(&self) -> Outcome {
-        match self.stage {
-            Stage::Panic => return Outcome::Unclear,
-            Stage::ResponseComplete => {}
-            Stage::RequestReceived | Stage::ResponseStarted | Stage::Other => return Outcome::Pending,
-        }
         let message = self.response_status.as_ref().map_or("", |status| status.message.as_str());
-        match self.code() {
-            // What the server writes when the handler never answered (filters/audit.go).
-            200 if message == "Connection closed early" => Outcome::Unclear,
-            200..300 => Outcome::Done,
-            400..500 => Outcome::Refused,
-            _ => Outcome::Unclear,
-        }
+        Outcome::of(self.stage, self.code(), message)
     }
 
-    /// Whether the request asked for no effect. The server takes no other value than `All`, so the key decides.
+    /// Whether the request asked for no effect.
     pub fn is_dry_run(&self) -> bool {
-        let query = self.request_uri.split_once('?').map_or("", |(_, query)| query);
-        query.split('&').any(|pair| decoded(pair.split('=').next().unwrap_or(pair)) == b"dryRun")
+        asks_for_dry_run(&self.request_uri)
     }
 
     /// Whether the path lies in a namespace; `None` where the event has no path.
     pub fn path_is_namespaced(&self) -> Option<bool> {
         let path = self.request_uri.split('?').next().filter(|path| !path.is_empty())?;
         Some(memchr::memmem::find(&decoded(path), b"/namespaces/").is_some())
+    }
+
+    /// The request's body as JSON, when it was recorded.
+    pub fn request_body(&self) -> Option<&str> {
+        self.request_object.as_deref().map(RawValue::get)
+    }
+
+    /// The response's body as JSON, when it was recorded.
+    pub fn response_body(&self) -> Option<&str> {
+        self.response_object.as_deref().map(RawValue::get)
     }
 
     /// The metadata in the request's body, when it was recorded and has any.
@@ -280,6 +303,13 @@ fn meta(body: Option<&RawValue>) -> Option<ObjectMeta> {
         return None;
     }
     serde_json::from_str::<Body>(body).ok().map(|body| body.metadata)
+}
+
+/// Whether a request of this path and query has no effect. The server takes no other value than `All`, so the key
+/// decides.
+pub(super) fn asks_for_dry_run(uri: &str) -> bool {
+    let query = uri.split_once('?').map_or("", |(_, query)| query);
+    query.split('&').any(|pair| decoded(pair.split('=').next().unwrap_or(pair)) == b"dryRun")
 }
 
 /// Undoes percent-encoding as the server does, so that `dry%52un` is not taken for another word.

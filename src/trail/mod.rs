@@ -5,8 +5,13 @@
 //! [`who`] folds the events into an answer or into the reason why there is none. All but `source` are pure.
 
 pub mod event;
+pub mod glance;
+pub mod query;
 pub mod question;
 pub mod read;
+pub mod request;
 pub mod resource;
+pub mod sieve;
 pub mod source;
+pub mod top;
 pub mod who;

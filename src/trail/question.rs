@@ -4,9 +4,8 @@
 //! namespace and name of the event's own `objectRef` decide; the search for the name's bytes only spares reading
 //! records that cannot matter.
 
-use memchr::memmem::Finder;
-
 use super::event::{Event, ObjectRef};
+use super::query::{Filter, Query, StageName};
 use super::resource::{NotAResource, Resource, Scope};
 
 /// One object: whom to ask about.
@@ -15,15 +14,6 @@ pub struct Question {
     resource: Resource,
     namespace: String,
     name: String,
-    sieve: Option<Sieve>,
-}
-
-/// Byte strings without which a record cannot concern the question.
-#[derive(Clone, Debug)]
-struct Sieve {
-    name: Finder<'static>,
-    create: Finder<'static>,
-    resources: Vec<Finder<'static>>,
 }
 
 /// Words that are no question.
@@ -56,12 +46,13 @@ impl Question {
             Scope::Cluster => "",
             Scope::Namespaced | Scope::Unknown => namespace.unwrap_or("default"),
         };
-        Ok(Self {
-            sieve: Sieve::new(name, &resource),
-            resource,
-            namespace: namespace.to_owned(),
-            name: name.to_owned(),
-        })
+        Ok(Self { resource, namespace: namespace.to_owned(), name: name.to_owned() })
+    }
+
+    /// About an object whose resource is known.
+    pub fn about(resource: Resource, namespace: &str, name: &str) -> Self {
+        let namespace = if resource.scope == Scope::Cluster { "" } else { namespace };
+        Self { resource, namespace: namespace.to_owned(), name: name.to_owned() }
     }
 
     /// The resource asked about.
@@ -79,14 +70,55 @@ impl Question {
         &self.name
     }
 
-    /// Whether this record, still unread, may bear on the question: it contains the name, or it may be a create
-    /// of the resource (one whose name the server gives does not contain it).
-    pub fn may_concern(&self, record: &[u8]) -> bool {
-        self.sieve.as_ref().is_none_or(|sieve| {
-            sieve.name.find(record).is_some()
-                || (sieve.create.find(record).is_some()
-                    && sieve.resources.iter().any(|resource| resource.find(record).is_some()))
-        })
+    /// Every event that may name the object, also in a body.
+    pub fn named(&self) -> Query {
+        let filter = Filter {
+            mentions: vec![self.name.clone()],
+            resources: vec![self.resource.clone()],
+            namespaces: self.namespaces(),
+            ..Filter::default()
+        };
+        Query { any: vec![filter], ..Query::default() }
+    }
+
+    /// Every finished create of the resource in the object's place: what is left to look at where no event names it.
+    pub fn creates(&self) -> Query {
+        let filter = Filter {
+            verbs: vec!["create".into()],
+            subresources: vec!["".into()],
+            stages: vec![StageName::ResponseComplete],
+            resources: vec![self.resource.clone()],
+            namespaces: self.namespaces(),
+            in_earnest: true,
+            ..Filter::default()
+        };
+        Query { any: vec![filter], ..Query::default() }
+    }
+
+    /// What these filters take, done to this object by its name; or, without the name, to all of its kind where it
+    /// is, from within its namespace or from outside of all.
+    pub fn did(&self, filters: Vec<Filter>, by_name: bool) -> Query {
+        let mut namespaces = self.namespaces();
+        if !by_name && !namespaces.is_empty() {
+            namespaces.push("".into());
+        }
+        let names = vec![if by_name { self.name.as_str().into() } else { "".into() }];
+        let resources = vec![self.resource.clone()];
+        let narrow = |filter| Filter {
+            names: names.clone(),
+            resources: resources.clone(),
+            namespaces: namespaces.clone(),
+            ..filter
+        };
+        Query { any: filters.into_iter().map(narrow).collect(), ..Query::default() }
+    }
+
+    /// Only where the event's own word is to be believed, see [`Self::is_place_of`].
+    fn namespaces(&self) -> Vec<super::query::Pattern> {
+        match self.resource.scope {
+            Scope::Namespaced => vec![self.namespace.as_str().into()],
+            Scope::Cluster | Scope::Unknown => Vec::new(),
+        }
     }
 
     /// Whether the event is about the resource asked about, in the namespace asked about, whatever its name.
@@ -128,22 +160,8 @@ impl std::fmt::Display for Question {
 }
 
 /// The alphabet of `utilrand.String` (apimachinery `pkg/util/rand`): no vowels, no 0, 1 and 3.
-fn is_suffix(tail: &[u8]) -> bool {
+pub(super) fn is_suffix(tail: &[u8]) -> bool {
     tail.len() == 5 && tail.iter().all(|byte| b"bcdfghjklmnpqrstvwxz2456789".contains(byte))
-}
-
-impl Sieve {
-    /// `None` for a name that JSON may spell in more than one way (`&` is `\u0026` in Go): then every record is
-    /// read. Names of nearly all objects are plain.
-    fn new(name: &str, resource: &Resource) -> Option<Self> {
-        let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._:".contains(&byte);
-        let finder = |text: &str| Finder::new(text).into_owned();
-        name.bytes().all(plain).then(|| Self {
-            name: finder(name),
-            create: finder(r#""create""#),
-            resources: resource.plurals().iter().map(|plural| finder(&format!("\"{plural}\""))).collect(),
-        })
-    }
 }
 
 #[cfg(test)]
@@ -171,18 +189,24 @@ mod tests {
     }
 
     #[test]
-    fn the_sieve_keeps_the_name_and_nameless_creates_only() {
-        let asked = question("pod/web-x7k2p", None);
-        assert!(asked.may_concern(br#"{"requestURI":"/api/v1/namespaces/default/pods/web-x7k2p"}"#));
-        assert!(asked.may_concern(br#"{"verb": "create", "objectRef": {"resource": "pods"}}"#));
-        assert!(!asked.may_concern(br#"{"verb":"create","objectRef":{"resource":"leases"}}"#));
-        assert!(!asked.may_concern(br#"{"verb":"get","objectRef":{"resource":"pods","name":"other"}}"#));
+    fn what_may_name_the_object_is_read_and_nothing_else() {
+        let sieve = question("pod/web-x7k2p", None).named().sieve();
+        assert!(
+            sieve.passes(br#"{"objectRef":{"resource":"pods","namespace":"default","name":"web-x7k2p"}}"#)
+        );
+        assert!(!sieve.passes(br#"{"objectRef":{"resource":"pods","namespace":"default","name":"other"}}"#));
+        let sieve = question("pod/web-x7k2p", None).creates().sieve();
+        assert!(sieve.passes(
+            br#"{"stage":"ResponseComplete","verb": "create","objectRef":{"resource":"pods","namespace":"default"}}"#
+        ));
+        assert!(!sieve.passes(br#"{"stage":"ResponseComplete","verb":"create","resource":"leases"}"#));
     }
 
     #[test]
-    fn a_name_that_json_escapes_sieves_nothing_out() {
-        assert!(question("clusterrole/a&b", None).may_concern(br#"{"name":"a\u0026b"}"#));
-        assert!(question("clusterrole/a\u{e9}", None).may_concern(br#"{"name":"a\u00e9"}"#));
+    fn a_name_that_json_escapes_is_looked_for_by_a_part_of_it() {
+        let passes = |word: &str, record: &[u8]| question(word, None).named().sieve().passes(record);
+        assert!(passes("clusterrole/a&bc", br#"{"resource":"clusterroles","name":"a\u0026bc"}"#));
+        assert!(passes("clusterrole/a\u{e9}", br#"{"resource":"clusterroles","name":"a\u00e9"}"#));
     }
 
     #[test]

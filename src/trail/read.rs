@@ -12,14 +12,17 @@ mod records;
 
 use std::fmt;
 use std::io::{self, BufRead, Read};
-use std::rc::Rc;
+use std::sync::Arc;
 
 use flate2::bufread::MultiGzDecoder;
 use jiff::Timestamp;
 use memchr::memmem;
 use serde::de::IgnoredAny;
+use serde::{Deserialize, Serialize};
 
 use super::event::Event;
+use super::glance::Glance;
+use super::sieve::Sieve;
 use records::{Records, Step};
 
 /// The longest record that is read, in bytes. The API server's own limit for a request body is 3 MiB and an event
@@ -39,12 +42,28 @@ pub struct Entry {
 }
 
 /// A line of a log; printed as `file:line`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Place {
     /// The log, as the user named it.
-    pub file: Rc<str>,
+    #[serde(with = "shared_text")]
+    pub file: Arc<str>,
     /// Counted from 1; in the unpacked text when the file is compressed.
     pub line: u64,
+}
+
+/// A shared text is a text, wherever it goes.
+mod shared_text {
+    use std::sync::Arc;
+
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(text: &Arc<str>, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(text)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Arc<str>, D::Error> {
+        String::deserialize(deserializer).map(Arc::from)
+    }
 }
 
 impl fmt::Display for Place {
@@ -54,7 +73,7 @@ impl fmt::Display for Place {
 }
 
 /// What has been read: how much, from when to when, and what could not be.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Coverage {
     /// Logs read, to their end or to where they broke.
     pub logs: usize,
@@ -71,7 +90,7 @@ pub struct Coverage {
 }
 
 /// Something that could not be read.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Damage {
     /// Where it begins.
     pub place: Place,
@@ -87,6 +106,27 @@ impl Coverage {
         }
     }
 
+    /// A log that could not be read at all.
+    pub fn unreadable(&mut self, name: &str, error: &io::Error) {
+        self.damaged(Place { file: name.into(), line: 1 }, format!("cannot be read: {error}"));
+    }
+
+    /// Adds what was read elsewhere, whose logs are called `prefix` and their own name.
+    pub fn add(&mut self, other: &Self, prefix: &str) {
+        self.logs += other.logs;
+        self.records += other.records;
+        self.saw(other.first);
+        self.saw(other.last);
+        self.damaged += other.damaged;
+        for damage in &other.damage {
+            let place =
+                Place { file: format!("{prefix}{}", damage.place.file).into(), line: damage.place.line };
+            if self.damage.len() < DAMAGE_SHOWN {
+                self.damage.push(Damage { place, what: damage.what.clone() });
+            }
+        }
+    }
+
     fn saw(&mut self, time: Option<Timestamp>) {
         if let Some(time) = time {
             self.first = Some(self.first.map_or(time, |first| first.min(time)));
@@ -95,56 +135,88 @@ impl Coverage {
     }
 }
 
-/// Reads one log to its end, compressed or not, and hands each event whose record passes `sieve` to `each`.
+/// What becomes of the records that pass the sieve.
+pub trait Sink {
+    /// Whether this record, of so many bytes, is to be read whole.
+    fn wants(&mut self, glance: &Glance<'_>, bytes: usize) -> bool {
+        let _ = (glance, bytes);
+        true
+    }
+
+    /// Takes an event that was wanted, with the record it was read from.
+    fn take(&mut self, entry: Entry, record: &[u8]);
+}
+
+impl<F: FnMut(Entry)> Sink for F {
+    fn take(&mut self, entry: Entry, _: &[u8]) {
+        self(entry);
+    }
+}
+
+impl fmt::Display for Coverage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let plural = |count: u64| if count == 1 { "" } else { "s" };
+        let (records, logs) = (self.records, self.logs as u64);
+        let size = format!("({records} record{} in {logs} log{})", plural(records), plural(logs));
+        match (self.first, self.last) {
+            (Some(first), Some(last)) => write!(f, "the logs given cover {first:.6} to {last:.6} {size}"),
+            _ => write!(f, "the logs given do not tell their times {size}"),
+        }
+    }
+}
+
+/// Reads one log to its end, compressed or not, and hands each event whose record passes `sieve` to `sink`.
 ///
-/// `name` is how places are called. Nothing stops the reading but the end of the input or an error while reading,
+/// `name` is how places are called, `first_line` the number of the first line. Nothing stops the reading but the end of the input or an error while reading,
 /// which counts as damage: an answer from the other logs is worth more than none.
 pub fn read(
     name: &str,
+    first_line: u64,
     mut input: impl BufRead,
-    sieve: impl Fn(&[u8]) -> bool,
+    sieve: &Sieve,
     coverage: &mut Coverage,
-    each: impl FnMut(Entry),
+    sink: &mut impl Sink,
 ) {
     // The first byte of a gzip stream can begin no JSON text, so that the name need not be trusted.
     let packed = input.fill_buf().is_ok_and(|head| head.first() == Some(&0x1f));
     coverage.logs += 1;
     if packed {
-        read_plain(name, MultiGzDecoder::new(input), sieve, coverage, each);
+        read_plain(name, first_line, MultiGzDecoder::new(input), sieve, coverage, sink);
     } else {
-        read_plain(name, input, sieve, coverage, each);
+        read_plain(name, first_line, input, sieve, coverage, sink);
     }
 }
 
 fn read_plain(
     name: &str,
+    first_line: u64,
     input: impl Read,
-    sieve: impl Fn(&[u8]) -> bool,
+    sieve: &Sieve,
     coverage: &mut Coverage,
-    each: impl FnMut(Entry),
+    sink: &mut impl Sink,
 ) {
-    let mut log = Log { file: Rc::from(name), sieve, coverage, each, begun: false, last_skipped: Vec::new() };
-    let mut records = Records::new(input, RECORD_LIMIT);
+    let mut log = Log { file: Arc::from(name), sieve, coverage, sink, begun: false, latest: Vec::new() };
+    let mut records = Records::new(input, RECORD_LIMIT, first_line);
     if let Err(error) = log.take(&mut records) {
         let place = log.place(records.line());
         log.coverage.damaged(place, format!("cannot be read from here on: {error}"));
     }
-    let last = stage_time(&log.last_skipped, memmem::rfind);
+    let last = stage_time(&log.latest, memmem::rfind);
     log.coverage.saw(last);
 }
 
 /// One log being read.
-struct Log<'a, S, E> {
-    file: Rc<str>,
-    sieve: S,
+struct Log<'a, S> {
+    file: Arc<str>,
+    sieve: &'a Sieve,
     coverage: &'a mut Coverage,
-    each: E,
+    sink: &'a mut S,
     begun: bool,
-    /// The latest record let go: at the end of the log its time is the log's last.
-    last_skipped: Vec<u8>,
+    /// The latest record: at the end of the log its time is the log's last.
+    latest: Vec<u8>,
 }
 
-impl<S: Fn(&[u8]) -> bool, E: FnMut(Entry)> Log<'_, S, E> {
+impl<S: Sink> Log<'_, S> {
     fn take<R: Read>(&mut self, records: &mut Records<R>) -> io::Result<()> {
         loop {
             let (line, len, guessed) = match records.next()? {
@@ -153,17 +225,22 @@ impl<S: Fn(&[u8]) -> bool, E: FnMut(Entry)> Log<'_, S, E> {
                     self.coverage.damaged(self.place(line), what);
                     continue;
                 }
+                Step::Lines { line, len, count } => {
+                    self.take_lines(records, line, len, count);
+                    continue;
+                }
                 Step::Record { line, len, guessed } => (line, len, guessed),
             };
             let record = records.bytes(len);
-            if !self.concerns(record) {
-                records.consume(len);
-            } else if let Ok(event) = Event::from_json(record) {
-                self.coverage.saw(event.stage_timestamp.or(event.request_received_timestamp));
-                let place = self.place(line);
-                (self.each)(Entry { event, place });
+            self.begin(record);
+            self.coverage.records += 1;
+            if !self.sieve.passes(record) || self.take_record(record, line) {
+                self.latest.clear();
+                self.latest.extend_from_slice(record);
                 records.consume(len);
             } else if guessed {
+                // What is in it is counted instead.
+                self.coverage.records -= 1;
                 records.look_inside();
             } else if serde_json::from_slice::<IgnoredAny>(record).is_ok() {
                 self.coverage.damaged(self.place(line), "not an audit event");
@@ -175,22 +252,68 @@ impl<S: Fn(&[u8]) -> bool, E: FnMut(Entry)> Log<'_, S, E> {
         }
     }
 
-    fn concerns(&mut self, record: &[u8]) -> bool {
-        self.coverage.records += 1;
+    /// Takes whole lines at once, up to one that is not an event by itself.
+    fn take_lines<R: Read>(&mut self, records: &mut Records<R>, first_line: u64, len: usize, count: u64) {
+        let lines = records.bytes(len);
+        self.begin(&lines[..memchr::memchr(b'\n', lines).unwrap_or(len)]);
+        // `counted` lines lie before `from`.
+        let (mut from, mut counted) = (0, 0);
+        while let Some(at) = self.sieve.find(lines, from) {
+            let begin = memchr::memrchr(b'\n', &lines[from..at]).map_or(from, |end| from + end + 1);
+            let end = at + memchr::memchr(b'\n', &lines[at..]).expect("each of these lines has its end");
+            counted += memchr::memchr_iter(b'\n', &lines[from..begin]).count() as u64;
+            let record = lines[begin..end].trim_ascii_end();
+            if self.sieve.passes(record) && !self.take_record(record, first_line + counted) {
+                self.coverage.records += counted;
+                records.consume_lines(begin, counted);
+                records.look_inside();
+                return;
+            }
+            counted += 1;
+            from = end + 1;
+        }
+        self.coverage.records += count;
+        let last = memchr::memrchr(b'\n', &lines[..len - 1]).map_or(0, |end| end + 1);
+        self.latest.clear();
+        self.latest.extend_from_slice(&lines[last..]);
+        records.consume_lines(len, count);
+    }
+
+    /// `false` where the record is no event.
+    fn take_record(&mut self, record: &[u8], line: u64) -> bool {
+        match Glance::of(record) {
+            Some(glance) => {
+                if !self.sink.wants(&glance, record.len()) {
+                    return true;
+                }
+            }
+            // The server copies a patch into the event byte by byte, so that its text need not be UTF-8.
+            None if std::str::from_utf8(record).is_err() => {
+                let text = String::from_utf8_lossy(record);
+                match Glance::of(text.as_bytes()) {
+                    Some(glance) if !self.sink.wants(&glance, record.len()) => return true,
+                    Some(_) => {}
+                    None => return false,
+                }
+            }
+            None => return false,
+        }
+        let Ok(event) = Event::from_json(record) else { return false };
+        self.coverage.saw(event.stage_timestamp.or(event.request_received_timestamp));
+        let place = self.place(line);
+        self.sink.take(Entry { event, place }, record);
+        true
+    }
+
+    fn begin(&mut self, record: &[u8]) {
         if !self.begun {
             self.begun = true;
             self.coverage.saw(stage_time(record, memmem::find));
         }
-        let wanted = (self.sieve)(record);
-        self.last_skipped.clear();
-        if !wanted {
-            self.last_skipped.extend_from_slice(record);
-        }
-        wanted
     }
 
     fn place(&self, line: u64) -> Place {
-        Place { file: Rc::clone(&self.file), line }
+        Place { file: Arc::clone(&self.file), line }
     }
 }
 

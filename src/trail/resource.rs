@@ -3,8 +3,10 @@
 //! kubectl asks the API server; here there may be none to ask, so Kubernetes' own resources are a table, and any
 //! other word is compared with every plural it can have. An event names a resource by plural and group only.
 
+use serde::{Deserialize, Serialize};
+
 /// What a resource word can stand for in an event.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Resource {
     /// Plurals to accept, lower case. One, unless the word had to be guessed.
     plurals: Vec<String>,
@@ -15,7 +17,7 @@ pub struct Resource {
 }
 
 /// Where the objects of a resource live.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Scope {
     /// In a namespace.
     Namespaced,
@@ -76,6 +78,11 @@ impl Resource {
     pub fn includes(&self, resource: &str, group: &str) -> bool {
         self.plurals.iter().any(|plural| plural == resource)
             && self.groups.as_ref().is_none_or(|groups| groups.iter().any(|accepted| accepted == group))
+    }
+
+    /// Its group, where only one is meant.
+    pub fn group(&self) -> Option<&str> {
+        self.groups.as_deref().and_then(|groups| groups.first()).map(String::as_str)
     }
 
     /// The plurals an event may have; the likeliest first.

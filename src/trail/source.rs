@@ -8,19 +8,38 @@
 
 use std::collections::{BTreeSet, HashSet};
 use std::fs::{self, File};
-use std::io::{self, BufRead, BufReader};
+use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use super::read::{self, Coverage, Entry};
+use jiff::{SignedDuration, Timestamp};
 
-/// A log that is open and can be read from its beginning.
+use super::glance::Glance;
+use super::query::Query;
+use super::read::{self, Coverage, Sink};
+use super::sieve::Sieve;
+
+/// A log that is open and can be read from its beginning, as often as a question needs.
 #[derive(Debug)]
 pub struct Log {
     name: String,
-    /// `None` is standard input.
+    /// `None` is standard input before it is read; then it is a copy of it without a name.
     file: Option<File>,
 }
+
+/// Part of a log.
+struct Part {
+    /// First byte, and the first one after the part.
+    bytes: (u64, u64),
+    /// The number of its first line.
+    line: u64,
+}
+
+/// How far from its place an event is looked for: lines of concurrent requests are not in order.
+const MARGIN: SignedDuration = SignedDuration::from_mins(1);
+
+/// How often a log is sampled before a part of it is left out.
+const SAMPLES: u64 = 64;
 
 /// Everything that was named and cannot be read.
 #[derive(Debug, thiserror::Error)]
@@ -70,24 +89,119 @@ pub fn open(paths: &[PathBuf]) -> Result<Vec<Log>, Unreadable> {
 }
 
 impl Log {
-    /// Reads the log to its end; see [`read::read`].
+    /// Reads what a query asks of the log; see [`read::read`].
     pub fn read(
-        self,
+        &mut self,
         standard_input: &mut dyn BufRead,
-        sieve: impl Fn(&[u8]) -> bool,
+        query: &Query,
+        sieve: &Sieve,
         coverage: &mut Coverage,
-        each: impl FnMut(Entry),
+        sink: &mut impl Sink,
     ) {
-        match self.file {
-            Some(file) => read::read(&self.name, BufReader::new(file), sieve, coverage, each),
-            None => read::read(&self.name, standard_input, sieve, coverage, each),
+        if let Err(error) = self.try_read(standard_input, query, sieve, coverage, sink) {
+            coverage.unreadable(&self.name, &error);
         }
+    }
+
+    fn try_read(
+        &mut self,
+        standard_input: &mut dyn BufRead,
+        query: &Query,
+        sieve: &Sieve,
+        coverage: &mut Coverage,
+        sink: &mut impl Sink,
+    ) -> io::Result<()> {
+        let file = match &mut self.file {
+            Some(file) => file,
+            unread => {
+                let mut copy = tempfile::tempfile()?;
+                io::copy(standard_input, &mut copy)?;
+                unread.insert(copy)
+            }
+        };
+        // Written to for the last time before the window begins.
+        if let (Some(since), Ok(written)) = (query.since, file.metadata()?.modified())
+            && Timestamp::try_from(written).is_ok_and(|written| written < since - MARGIN)
+        {
+            return Ok(());
+        }
+        let part = part(file, query)?;
+        file.seek(SeekFrom::Start(part.bytes.0))?;
+        let input = file.take(part.bytes.1 - part.bytes.0);
+        // The reader takes whole blocks; this buffer only serves the unpacking of compressed logs.
+        read::read(&self.name, part.line, BufReader::with_capacity(64 << 10, input), sieve, coverage, sink);
+        Ok(())
     }
 
     /// What places in this log are called.
     pub fn name(&self) -> &str {
         &self.name
     }
+}
+
+/// The part of a log that a window of time can be in. All of it, unless samples all over it are lines of one event
+/// each with times in order.
+fn part(file: &mut File, query: &Query) -> io::Result<Part> {
+    let len = file.metadata()?.len();
+    // What is appended from now on is for the next question, but for a file that cannot tell its size.
+    let whole = Part { bytes: (0, if len == 0 { u64::MAX } else { len }), line: 1 };
+    if (query.since.is_none() && query.until.is_none()) || len < SAMPLES * (256 << 10) {
+        return Ok(whole);
+    }
+    let mut samples = Vec::new();
+    for at in (0..SAMPLES).map(|sample| len / SAMPLES * sample) {
+        match sample(file, at)? {
+            Some(sample) => samples.push(sample),
+            None => return Ok(whole),
+        }
+    }
+    if !samples.is_sorted_by(|(_, before), (_, after)| *before <= *after + MARGIN) {
+        return Ok(whole);
+    }
+    let before = |time: &Timestamp| query.since.is_some_and(|since| *time + MARGIN < since);
+    let after = |time: &Timestamp| query.until.is_some_and(|until| *time - MARGIN > until);
+    let first = samples.iter().rev().find(|(_, time)| before(time)).map_or(0, |(at, _)| *at);
+    let end = samples.iter().find(|(_, time)| after(time)).map_or(whole.bytes.1, |(at, _)| *at);
+    Ok(Part { bytes: (first, end.max(first)), line: 1 + lines(file, first)? })
+}
+
+/// Where the first line behind this offset begins, and the time of its event.
+fn sample(file: &mut File, at: u64) -> io::Result<Option<(u64, Timestamp)>> {
+    let mut block = vec![0; 64 << 10];
+    file.seek(SeekFrom::Start(at))?;
+    let mut len = 0;
+    while len < block.len() {
+        match file.read(&mut block[len..])? {
+            0 => break,
+            got => len += got,
+        }
+    }
+    let block = &block[..len];
+    let begin = if at == 0 { Some(0) } else { memchr::memmem::find(block, b"}\n{\"").map(|end| end + 2) };
+    let line = begin.and_then(|begin| {
+        let line = &block[begin..];
+        memchr::memchr(b'\n', line).map(|end| (begin, &line[..end]))
+    });
+    Ok(line.and_then(|(begin, line)| {
+        let time = Glance::of(line)?.stage_time()?;
+        Some((at + begin as u64, time))
+    }))
+}
+
+/// How many lines end before this offset.
+fn lines(file: &mut File, end: u64) -> io::Result<u64> {
+    file.seek(SeekFrom::Start(0))?;
+    let (mut block, mut left, mut count) = (vec![0; 256 << 10], end, 0);
+    while left > 0 {
+        let want = block.len().min(usize::try_from(left).unwrap_or(usize::MAX));
+        let got = file.read(&mut block[..want])?;
+        if got == 0 {
+            break;
+        }
+        count += memchr::memchr_iter(b'\n', &block[..got]).count() as u64;
+        left -= got as u64;
+    }
+    Ok(count)
 }
 
 #[derive(Default)]

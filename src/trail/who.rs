@@ -5,19 +5,26 @@
 //! upsert. Nothing is guessed: what only may have made the object (a name given by the server at a level without
 //! bodies, a request whose outcome is not told) is a [`Candidate`], never the answer.
 //!
-//! An answer is a chain from the object to its root. Following owners is not done yet, so it has one link; where a
-//! controller made the object, a note says so.
+//! An answer is a chain from the object to its root, the person or program that nobody else stands behind: [`Chase`]
+//! asks for one object after the other, each with a [`Search`] of its own.
 
 mod author;
+mod chase;
+mod owner;
+mod reason;
+
+pub use chase::{Chase, Live, Need};
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use jiff::Timestamp;
+use author::Author;
+use jiff::{SignedDuration, Timestamp};
+use reason::{covered, damaged};
 use serde::{Serialize, Serializer};
 
-use super::event::{Event, ObjectRef, Outcome};
+use super::event::{Event, ObjectRef, Outcome, OwnerReference};
 use super::question::Question;
 use super::read::{Coverage, Entry};
 use super::resource::Scope;
@@ -32,6 +39,8 @@ pub struct Answer {
     pub chain: Vec<Link>,
     /// Why the chain does not reach the root; `None` when it does.
     pub unknown: Option<Unknown>,
+    /// Other requests that may have made the first object, where who made it is known all the same.
+    pub alternatives: Vec<Candidate>,
     /// How many earlier objects of this name the logs saw created.
     pub earlier: usize,
     /// What a reader of the answer should know besides, whole sentences.
@@ -54,7 +63,7 @@ pub struct Candidate {
     #[serde(flatten)]
     pub link: Link,
     /// Why it may, and why that is not certain.
-    pub why: &'static str,
+    pub why: String,
 }
 
 /// One creation: what was made, and by whom.
@@ -65,6 +74,8 @@ pub struct Link {
     pub object: Object,
     /// The authenticated user.
     pub user: String,
+    /// The groups of whoever the request was judged by: the impersonated user, else the user.
+    pub groups: Vec<String>,
     /// Whom `user` acted as.
     pub impersonated_user: Option<String>,
     /// When the request was received; RFC 3339 with microseconds, as the log has it.
@@ -89,6 +100,8 @@ pub struct Link {
     pub audit_id: String,
     /// `file:line` of the event.
     pub source: String,
+    /// What the link rests on.
+    pub how: String,
 }
 
 /// An object as events name it.
@@ -105,10 +118,10 @@ pub struct Object {
     pub name: String,
 }
 
-/// Everything seen so far that bears on one question.
+/// Everything seen so far that bears on one object.
 #[derive(Debug)]
-pub struct Search<'q> {
-    question: &'q Question,
+pub struct Search {
+    question: Question,
     /// By time, user and audit ID: an event read twice (a file and its copy) is one creation.
     creations: BTreeMap<(Option<Timestamp>, String, String), Creation>,
     /// Creates of the object that may or may not have been carried out.
@@ -117,9 +130,17 @@ pub struct Search<'q> {
     refused: u64,
     last_refused: Option<Link>,
     /// Creates whose `generateName` can have become the name.
-    fitting: Vec<Link>,
-    /// Creates that tell no name at all, by user.
-    nameless: BTreeMap<String, u64>,
+    fitting: Vec<Nameless>,
+    /// Creates that tell no name at all.
+    nameless: Vec<Nameless>,
+    /// How many of them are not in `nameless`, for want of room.
+    nameless_more: u64,
+    /// The owner that the object's bodies name, and where the first of them is.
+    owner: Option<(Timestamp, OwnerReference, String)>,
+    /// The latest deletion of the object.
+    deleted: Option<Link>,
+    /// Made no later than this, and the UID it then has.
+    bounds: Bounds,
     /// Successful creates of the resource, whatever the name and namespace.
     creates_logged: u64,
     /// Events that name the object.
@@ -133,16 +154,54 @@ pub struct Search<'q> {
     kinds: BTreeSet<(String, String)>,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Creation {
     link: Link,
     uid: Option<String>,
     note: Option<String>,
+    author: Author,
+    owner: Option<OwnerReference>,
 }
 
-impl<'q> Search<'q> {
+/// A create that tells no name.
+#[derive(Clone, Debug)]
+struct Nameless {
+    link: Link,
+    author: Author,
+}
+
+/// What is known of an object besides the log.
+#[derive(Clone, Debug, Default)]
+struct Bounds {
+    /// It existed at this time.
+    by: Option<Timestamp>,
+    /// Its UID.
+    uid: Option<String>,
+    /// When it was made, to the second.
+    created: Option<Timestamp>,
+}
+
+/// How far the clocks of control-plane nodes are taken to differ at most.
+const SKEW: SignedDuration = SignedDuration::from_secs(2);
+
+/// How many creates without a name are kept; the latest ones, which are the likeliest.
+const NAMELESS: usize = 2000;
+
+impl Bounds {
+    /// Whether a request of this time can have made the object.
+    fn allow(&self, link: &Link) -> bool {
+        let Some(time) = link.time else { return true };
+        let end = link.completed.unwrap_or(time);
+        self.by.is_none_or(|by| time <= by + SKEW)
+            && self
+                .created
+                .is_none_or(|at| time <= at + SignedDuration::from_secs(1) + SKEW && end >= at - SKEW)
+    }
+}
+
+impl Search {
     /// Nothing seen yet.
-    pub fn new(question: &'q Question) -> Self {
+    pub fn new(question: Question) -> Self {
         Self {
             question,
             creations: BTreeMap::new(),
@@ -150,7 +209,11 @@ impl<'q> Search<'q> {
             refused: 0,
             last_refused: None,
             fitting: Vec::new(),
-            nameless: BTreeMap::new(),
+            nameless: Vec::new(),
+            nameless_more: 0,
+            owner: None,
+            deleted: None,
+            bounds: Bounds::default(),
             creates_logged: 0,
             named: 0,
             earliest_named: None,
@@ -168,14 +231,12 @@ impl<'q> Search<'q> {
             return;
         }
         let creates = creates(event, object);
-        self.creates_logged += u64::from(creates && event.outcome() == Outcome::Done);
         if !self.question.is_place_of(event, object) {
             return;
         }
         // The server names an object after `objectRef` was taken; then only its response knows the name.
         let given = if creates && object.name.is_empty() { event.response_meta() } else { None };
         match given.as_ref().map_or(object.name.as_str(), |given| &given.name) {
-            "" if creates => self.see_nameless(entry, object),
             name if name == self.question.name() => {
                 self.named += 1;
                 if event.outcome() == Outcome::Done {
@@ -188,21 +249,46 @@ impl<'q> Search<'q> {
                 if creates {
                     self.see_creation(event, link);
                 } else {
-                    self.see_sign_of_life(event, object);
+                    self.see_sign_of_life(event, object, link);
                 }
             }
             _ => {}
         }
     }
 
-    fn see_creation(&mut self, event: &Event, link: Link) {
+    /// Takes one create of the resource into account, after all that names the object.
+    pub fn see_create(&mut self, entry: &Entry) {
+        let event = &entry.event;
+        let Some(object) = &event.object_ref else { return };
+        if !creates(event, object)
+            || event.is_dry_run()
+            || event.outcome() != Outcome::Done
+            || !self.question.is_place_of(event, object)
+        {
+            return;
+        }
+        self.creates_logged += 1;
+        let named = event.response_meta().is_some_and(|meta| !meta.name.is_empty());
+        if object.name.is_empty() && !named {
+            self.see_nameless(entry, object);
+        }
+    }
+
+    fn see_creation(&mut self, event: &Event, mut link: Link) {
         match event.outcome() {
             Outcome::Done => {
                 let response = event.response_meta();
                 let uid = response.map(|meta| meta.uid).filter(|uid| !uid.is_empty());
-                let note = author::note(event, &link.object);
+                let named = event.object_ref.as_ref().is_some_and(|object| !object.name.is_empty());
+                link.how = match (named, event.verb.as_str()) {
+                    (false, _) => "the server's answer to its creation has the name".to_owned(),
+                    (true, "create") => "the event of its creation names it".to_owned(),
+                    (true, verb) => format!("the {verb} that made it (201) names it"),
+                };
+                let note = author::note(event);
                 let key = (link.time, link.user.clone(), link.audit_id.clone());
-                self.creations.entry(key).or_insert(Creation { link, uid, note });
+                let (author, owner) = (Author::of(event), author::owner(event));
+                self.creations.entry(key).or_insert(Creation { link, uid, note, author, owner });
             }
             Outcome::Refused => {
                 self.refused += 1;
@@ -217,29 +303,59 @@ impl<'q> Search<'q> {
 
     fn see_nameless(&mut self, entry: &Entry, object: &ObjectRef) {
         let event = &entry.event;
-        if event.outcome() != Outcome::Done {
-            return;
-        }
+        let found = || Nameless { link: self.link(entry, object), author: Author::of(event) };
         match event.request_meta() {
             Some(meta) if self.question.can_come_from(&meta.generate_name) => {
-                self.fitting.push(self.link(entry, object));
+                let found = found();
+                self.fitting.push(found);
             }
             Some(_) => {}
             // kube-apiserver does not look into what it passes on to an aggregated API server, so there a name
             // may be missing that the client gave.
             None if self.question.looks_generated() || self.question.resource().scope == Scope::Unknown => {
-                *self.nameless.entry(event.user.username.clone()).or_default() += 1;
+                let found = found();
+                self.nameless.push(found);
+                if self.nameless.len() > 2 * NAMELESS {
+                    self.forget_nameless();
+                }
             }
             None => {}
         }
     }
 
-    fn see_sign_of_life(&mut self, event: &Event, object: &ObjectRef) {
+    /// Keeps of the creates without a name those that can have made the object, the latest first.
+    fn forget_nameless(&mut self) {
+        let upper = [self.existed, self.bounds.by].into_iter().flatten().min();
+        let bounds = Bounds { by: upper, ..self.bounds.clone() };
+        for list in [&mut self.fitting, &mut self.nameless] {
+            list.retain(|create| bounds.allow(&create.link));
+            list.sort_by_key(|create| Reverse(create.link.time));
+            self.nameless_more += list.len().saturating_sub(NAMELESS) as u64;
+            list.truncate(NAMELESS);
+        }
+    }
+
+    fn see_sign_of_life(&mut self, event: &Event, object: &ObjectRef, link: Link) {
         let (Outcome::Done, Some(time)) = (event.outcome(), event.time()) else { return };
         let verb = event.verb.as_str();
         // A read proves less: a watch by name succeeds without the object.
         if matches!(verb, "update" | "patch" | "delete" | "create") {
             self.existed = Some(self.existed.map_or(time, |existed| existed.min(time)));
+        }
+        if verb == "delete"
+            && object.subresource.is_empty()
+            && self.deleted.as_ref().is_none_or(|latest| link.time > latest.time)
+        {
+            self.deleted = Some(link.clone());
+        }
+        // What the server has stored: its answer, or an update it took. A patch is only what was asked for.
+        let stored = matches!(object.subresource.as_str(), "" | "status")
+            && matches!(verb, "update" | "patch" | "get" | "delete");
+        if stored
+            && self.owner.as_ref().is_none_or(|(seen, ..)| time < *seen)
+            && let Some(owner) = author::stored_owner(event)
+        {
+            self.owner = Some((time, owner, link.source));
         }
         // The UIDs the server vouches for: its own answer, and those it compares with the object's.
         let answered = match object.subresource.as_str() {
@@ -254,18 +370,21 @@ impl<'q> Search<'q> {
         }
     }
 
-    /// What has been seen, weighed. `coverage` is that of all the logs the events came from.
-    pub fn answer(mut self, coverage: &Coverage) -> Answer {
-        let Some((_, latest)) = self.creations.pop_last() else {
-            let candidates = self.candidates();
-            return self.unknown(self.reasons(coverage), candidates);
-        };
+    /// The creation of the object, or why it cannot be told from another one. `None` where no creation names it.
+    fn creation(&mut self, coverage: &Coverage) -> Option<Result<Made, Vec<String>>> {
+        self.narrow();
+        let bounds = self.bounds.clone();
+        self.creations.retain(|_, creation| {
+            let other = creation.uid.as_ref().zip(bounds.uid.as_ref()).is_some_and(|(a, b)| a != b);
+            bounds.allow(&creation.link) && !other
+        });
+        let (_, latest) = self.creations.pop_last()?;
         if self.kinds.len() > 1 && self.question.resource().scope == Scope::Unknown {
-            return self.unknown(vec![self.ambiguity()], Vec::new());
+            return Some(Err(vec![self.ambiguity()]));
         }
         if latest.link.time.is_none() && !self.creations.is_empty() {
             let untimed = format!("{} was created more than once, and no event tells when", self.question);
-            return self.unknown(vec![untimed], Vec::new());
+            return Some(Err(vec![untimed]));
         }
         if let Some(seen) = self.later_object(&latest) {
             let earlier = format!(
@@ -273,21 +392,37 @@ impl<'q> Search<'q> {
                  from {seen:.6} on, and its creation is not in them",
                 self.question, latest.link
             );
-            return self.unknown(vec![earlier, self.where_else(), covered(coverage)], Vec::new());
+            return Some(Err(vec![earlier, self.where_else(), covered(coverage)]));
         }
         let mut notes = Vec::from_iter(latest.note);
-        if coverage.damaged > 0 {
-            notes.push(format!("{}; a later creation may be among it", damaged(coverage)));
+        if let Some(deleted) = self.deleted.as_ref().filter(|deleted| deleted.time > latest.link.time) {
+            notes.push(format!("it has been deleted since: {deleted}"));
         }
-        Answer { chain: vec![latest.link], unknown: None, earlier: self.creations.len(), notes }
+        let owner = latest.owner.map(|owner| (owner, "the body of its creation names its owner".to_owned()));
+        let later = self.owner.take().filter(|(seen, ..)| latest.link.time.is_none_or(|made| *seen >= made));
+        let owner = owner.or_else(|| {
+            later.map(|(_, owner, source)| (owner, format!("its body at {source} names its owner")))
+        });
+        let earlier = self.creations.len();
+        Some(Ok(Made { link: latest.link, author: latest.author, owner, earlier, notes }))
+    }
+
+    /// A UID that the log knows tells by when its object existed.
+    fn narrow(&mut self) {
+        let seen = self.bounds.uid.as_ref().and_then(|uid| self.uids.get(uid)).copied();
+        self.bounds.by = [self.bounds.by, seen].into_iter().flatten().min();
     }
 
     /// When an object of this name was first seen that is not the one `latest` made: of the UIDs that appear after
     /// a creation, one is its own.
     fn later_object(&self, latest: &Creation) -> Option<Timestamp> {
         let made = latest.link.time?;
-        let own = latest.uid.as_ref();
-        let others = self.uids.iter().filter(|&(uid, &seen)| seen > made && Some(uid) != own);
+        let own = latest.uid.as_ref().or(self.bounds.uid.as_ref());
+        let by = self.bounds.by;
+        let others = self
+            .uids
+            .iter()
+            .filter(|&(uid, &seen)| seen > made && by.is_none_or(|by| seen <= by) && Some(uid) != own);
         let mut seen: Vec<Timestamp> = others.map(|(_, &seen)| seen).collect();
         seen.sort_unstable();
         if own.is_none() && !seen.is_empty() {
@@ -296,21 +431,26 @@ impl<'q> Search<'q> {
         seen.last().copied()
     }
 
+    /// Requests that may have made the object, the likeliest first.
     fn candidates(&mut self) -> Vec<Candidate> {
-        const UNCLEAR: &str = "names the object, but whether it was carried out is not told";
-        const FITTING: &str = "its generateName fits, but which name the server gave is not told";
-        let existed = self.existed;
-        self.fitting.retain(|link| existed.is_none() || link.time <= existed);
-        // The nearest before the object was first written to is the likeliest.
-        self.fitting.sort_by_key(|link| Reverse(link.time));
-        let unclear = self.unclear.iter().map(|link| Candidate { link: link.clone(), why: UNCLEAR });
-        let fitting = self.fitting.iter().map(|link| Candidate { link: link.clone(), why: FITTING });
-        unclear.chain(fitting).take(CANDIDATES).collect()
-    }
-
-    fn unknown(&self, reasons: Vec<String>, candidates: Vec<Candidate>) -> Answer {
-        let unknown = Some(Unknown { reasons, candidates });
-        Answer { chain: Vec::new(), unknown, earlier: self.creations.len(), notes: Vec::new() }
+        self.forget_nameless();
+        let mut candidates = Vec::new();
+        let mut add = |link: &Link, why: String| candidates.push(Candidate { link: link.clone(), why });
+        for link in &self.unclear {
+            add(link, "names the object, but whether it was carried out is not told".to_owned());
+        }
+        for create in &self.fitting {
+            add(&create.link, "its generateName fits, but which name the server gave is not told".to_owned());
+        }
+        for create in &self.nameless {
+            let distance = self.existed.zip(create.link.time).map(|(seen, made)| seen.duration_since(made));
+            let when = distance.map_or_else(String::new, |distance| {
+                format!(", {:.3} s before the object was first seen", distance.as_secs_f64())
+            });
+            add(&create.link, format!("it tells no name{when}"));
+        }
+        candidates.truncate(CANDIDATES);
+        candidates
     }
 
     fn link(&self, entry: &Entry, object: &ObjectRef) -> Link {
@@ -329,6 +469,7 @@ impl<'q> Search<'q> {
                 name: self.question.name().to_owned(),
             },
             user: event.user.username.clone(),
+            groups: event.impersonated_user.as_ref().unwrap_or(&event.user).groups.clone(),
             impersonated_user: event.impersonated_user.as_ref().map(|user| user.username.clone()),
             time: event.time(),
             completed: event.stage_timestamp,
@@ -339,8 +480,20 @@ impl<'q> Search<'q> {
             reason: event.annotations.get("authorization.k8s.io/reason").cloned(),
             audit_id: event.audit_id.clone(),
             source: entry.place.to_string(),
+            how: String::new(),
         }
     }
+}
+
+/// A creation that is known.
+#[derive(Debug)]
+struct Made {
+    link: Link,
+    author: Author,
+    /// Whom the object belongs to, and what says so.
+    owner: Option<(OwnerReference, String)>,
+    earlier: usize,
+    notes: Vec<String>,
 }
 
 /// Whether the request would make the object it names, if it succeeds.
@@ -349,82 +502,6 @@ fn creates(event: &Event, object: &ObjectRef) -> bool {
     // Server-side apply and update answer 201 exactly when they made the object, and 200 when they changed it.
     object.subresource.is_empty()
         && (verb == "create" || (matches!(verb, "patch" | "update") && event.code() == 201))
-}
-
-impl Search<'_> {
-    fn reasons(&self, coverage: &Coverage) -> Vec<String> {
-        if coverage.records == 0 {
-            let mut reasons = vec!["the logs given hold no event at all".to_owned()];
-            reasons.extend((coverage.damaged > 0).then(|| damaged(coverage)));
-            return reasons;
-        }
-        let mut reasons = vec![match &self.earliest_named {
-            None => format!("no event in the logs given is about {}", self.question),
-            Some(earliest) => format!(
-                "{} about {}, but none is its creation (the earliest: {earliest})",
-                counted(self.named, "event is", "events are"),
-                self.question
-            ),
-        }];
-        if let Some(last) = self.unclear.iter().max_by_key(|link| link.time) {
-            let count = counted(self.unclear.len() as u64, "create of it has", "creates of it have");
-            reasons.push(format!("{count} no clear outcome and may have made it (the latest: {last})"));
-        }
-        if let Some(nearest) = self.fitting.first() {
-            let count = counted(self.fitting.len() as u64, "create fits", "creates fit");
-            reasons.push(format!(
-                "{count} whose name the server made up from a generateName (the nearest: {nearest}), but which \
-                 name it gave is in the log only at level RequestResponse"
-            ));
-        }
-        if !self.nameless.is_empty() {
-            let count = counted(self.nameless.values().sum(), "create", "creates");
-            let users: Vec<String> = self
-                .nameless
-                .iter()
-                .take(CANDIDATES)
-                .map(|(user, count)| format!("{count} by `{user}`"))
-                .collect();
-            reasons.push(format!(
-                "the server may have made up its name (generateName): {count} of {} there tell no name, which is \
-                 in the log only at level RequestResponse: {}",
-                self.question.resource(),
-                users.join(", ")
-            ));
-        }
-        if let Some(last) = &self.last_refused {
-            let count = counted(self.refused, "create of it was", "creates of it were");
-            reasons.push(format!("{count} refused (the latest: {last})"));
-        }
-        reasons.push(self.where_else());
-        reasons.push(covered(coverage));
-        reasons.extend((coverage.damaged > 0).then(|| damaged(coverage)));
-        reasons
-    }
-
-    /// Where the creation can be when it is not in the logs given.
-    fn where_else(&self) -> String {
-        let resource = self.question.resource();
-        match self.creates_logged {
-            0 => format!(
-                "no create of any {resource} is in these logs: the policy may not log it, check with `kubectl audit \
-                 evaluate`; or it is older than the oldest line, or in another control-plane node's log"
-            ),
-            logged => format!(
-                "creates of {resource} are logged ({logged} here), so this one may be older than the oldest line, \
-                 rotated away, or in the log of another control-plane node"
-            ),
-        }
-    }
-
-    fn ambiguity(&self) -> String {
-        let kind = |(resource, group): &(String, String)| match group.as_str() {
-            "" => format!("`{resource}.v1.`"),
-            group => format!("`{resource}.{group}`"),
-        };
-        let kinds: Vec<String> = self.kinds.iter().map(kind).collect();
-        format!("{} is more than one object in these logs: ask for {}", self.question, kinds.join(" or "))
-    }
 }
 
 impl fmt::Display for Link {
@@ -441,28 +518,6 @@ impl fmt::Display for Link {
         }
         write!(f, ", {}", self.source)
     }
-}
-
-fn covered(coverage: &Coverage) -> String {
-    let records = counted(coverage.records, "record", "records");
-    let logs = counted(coverage.logs as u64, "log", "logs");
-    match (coverage.first, coverage.last) {
-        (Some(first), Some(last)) => {
-            format!("the logs given cover {first:.6} to {last:.6} ({records} in {logs})")
-        }
-        _ => format!("the logs given do not tell their times ({records} in {logs})"),
-    }
-}
-
-fn damaged(coverage: &Coverage) -> String {
-    let count = counted(coverage.damaged, "damaged place", "damaged places");
-    let first =
-        coverage.damage.first().map(|damage| format!(" (the first: {}, {})", damage.place, damage.what));
-    format!("{count} could not be read{}", first.unwrap_or_default())
-}
-
-fn counted(count: u64, one: &str, many: &str) -> String {
-    format!("{count} {}", if count == 1 { one } else { many })
 }
 
 fn micros<S: Serializer>(time: &Option<Timestamp>, serializer: S) -> Result<S::Ok, S::Error> {

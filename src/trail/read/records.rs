@@ -27,6 +27,15 @@ pub(super) enum Step {
         /// Known by the ends of its line only: it may be a list, or several records.
         guessed: bool,
     },
+    /// The next `len` bytes are lines, each with its end, and each whole records as far as its ends tell.
+    Lines {
+        /// The first line, from 1.
+        line: u64,
+        /// Their length in bytes, see [`Records::bytes`].
+        len: usize,
+        /// How many there are.
+        count: u64,
+    },
     /// Something here cannot be read, and has been stepped over.
     Damaged {
         /// The line it begins at, from 1.
@@ -81,14 +90,14 @@ pub(super) struct Records<R> {
 }
 
 impl<R: Read> Records<R> {
-    pub(super) fn new(input: R, limit: usize) -> Self {
+    pub(super) fn new(input: R, limit: usize, line: u64) -> Self {
         Self {
             input,
             limit,
             buf: Vec::new(),
             start: 0,
             end: 0,
-            line: 1,
+            line,
             at_line_start: true,
             indent: 0,
             inside: false,
@@ -113,6 +122,12 @@ impl<R: Read> Records<R> {
         self.start += len;
         self.at_line_start = false;
         self.inside = false;
+    }
+
+    /// Steps over the next `len` bytes, which are `count` whole lines.
+    pub(super) fn consume_lines(&mut self, len: usize, count: u64) {
+        self.line += count;
+        self.start += len;
     }
 
     /// The record known by its line's ends is not an event: have it scanned.
@@ -166,6 +181,9 @@ impl<R: Read> Records<R> {
                     }
                 }
                 b'{' => {
+                    if let Some((len, count)) = self.whole_lines() {
+                        return Ok(Step::Lines { line: self.line, len, count });
+                    }
                     if let Some(len) = self.whole_line()? {
                         return Ok(Step::Record { line: self.line, len, guessed: true });
                     }
@@ -232,6 +250,22 @@ impl<R: Read> Records<R> {
         self.consume(1);
         self.at_line_start = true;
         self.indent = 0;
+    }
+
+    /// How far the lines that are already here are whole records, as in [`Self::whole_line`]: bytes and lines.
+    fn whole_lines(&self) -> Option<(usize, u64)> {
+        if self.inside || !self.at_line_start || self.indent > 0 {
+            return None;
+        }
+        let unread = &self.buf[self.start..self.end];
+        let (mut len, mut count) = (0, 0);
+        for end in memchr::memchr_iter(b'\n', unread) {
+            if unread[..end].last() != Some(&b'}') || unread.get(end + 1) != Some(&b'{') {
+                break;
+            }
+            (len, count) = (end + 1, count + 1);
+        }
+        (count > 0).then_some((len, count))
     }
 
     /// The length of the line that comes next if its ends say that it is whole records.

@@ -24,6 +24,10 @@ fn pretty(id: &str, indent: usize) -> String {
     text.lines().map(|line| format!("{margin}{line}")).collect::<Vec<_>>().join("\n")
 }
 
+fn word(word: &str) -> Sieve {
+    Sieve::new(&[vec![vec![word.to_owned()]]])
+}
+
 /// Gives one byte at a time, so that every block border is met.
 struct Trickle<'a>(&'a [u8]);
 
@@ -39,15 +43,9 @@ impl Read for Trickle<'_> {
 fn everything(input: impl BufRead) -> (Vec<String>, Coverage) {
     let mut coverage = Coverage::default();
     let mut found = Vec::new();
-    read(
-        "x",
-        input,
-        |_| true,
-        &mut coverage,
-        |entry| {
-            found.push(format!("{}@{}", entry.event.audit_id, entry.place.line));
-        },
-    );
+    read("x", 1, input, &Sieve::default(), &mut coverage, &mut |entry: Entry| {
+        found.push(format!("{}@{}", entry.event.audit_id, entry.place.line));
+    });
     (found, coverage)
 }
 
@@ -136,7 +134,7 @@ fn an_event_forged_in_the_body_of_a_damaged_record_is_no_event() {
 #[test]
 fn damage_is_noticed_where_it_is_and_not_a_whole_log_later() {
     let log = format!("{{\"code\":20\n{}", format!("{}\n", line("a")).repeat(9));
-    let mut records = Records::new(log.as_bytes(), line("a").len() * 2);
+    let mut records = Records::new(log.as_bytes(), line("a").len() * 2, 1);
     assert_eq!(steps(&mut records)[..2], ["1 cut short", "record 2"]);
 }
 
@@ -146,8 +144,10 @@ fn a_line_that_only_looks_like_a_record_is_not_let_go_alone() {
     assert!(split.lines().next().expect("two lines").ends_with('}'));
     let mut coverage = Coverage::default();
     let mut found = Vec::new();
-    let sieve = |record: &[u8]| memmem::find(record, b"stageTimestamp").is_some();
-    read("x", split.as_bytes(), sieve, &mut coverage, |entry| found.push(entry.event.audit_id));
+    let sieve = word("stageTimestamp");
+    read("x", 1, split.as_bytes(), &sieve, &mut coverage, &mut |entry: Entry| {
+        found.push(entry.event.audit_id)
+    });
     assert_eq!((found, coverage.damaged), (vec!["needle".to_owned()], 0));
 }
 
@@ -203,7 +203,7 @@ fn a_record_beyond_the_limit_is_stepped_over_in_bounded_memory() {
     let limit = 1 << 20;
     let input = head.as_bytes().chain(Endless(10 << 20)).chain(tail.as_bytes());
 
-    let mut records = Records::new(input, limit);
+    let mut records = Records::new(input, limit, 1);
     assert_eq!(steps(&mut records), ["record 1", "2 longer than a record can be", "record 3"]);
     assert!(records.held() <= 2 * limit, "{}", records.held());
 }
@@ -218,6 +218,10 @@ fn steps<R: Read>(records: &mut Records<R>) -> Vec<String> {
                 steps.push(format!("record {line}"));
                 records.consume(len);
             }
+            Step::Lines { len, line, count } => {
+                steps.extend((line..line + count).map(|line| format!("record {line}")));
+                records.consume_lines(len, count);
+            }
             Step::Damaged { line, what } => steps.push(format!("{line} {what}")),
         }
     }
@@ -227,7 +231,7 @@ fn steps<R: Read>(records: &mut Records<R>) -> Vec<String> {
 fn a_list_longer_than_a_record_is_no_trouble() {
     let element = line("a");
     let list = format!("[{}]", vec![element.as_str(); 20].join(","));
-    let mut records = Records::new(list.as_bytes(), element.len() + 1);
+    let mut records = Records::new(list.as_bytes(), element.len() + 1, 1);
     assert_eq!(steps(&mut records), vec!["record 1"; 20]);
 }
 
@@ -264,8 +268,10 @@ fn a_sieve_spares_the_parsing_but_not_the_account() {
         .collect();
     let mut coverage = Coverage::default();
     let mut found = Vec::new();
-    let sieve = |record: &[u8]| memmem::find(record, b"needle").is_some();
-    read("x", input.as_bytes(), sieve, &mut coverage, |entry| found.push(entry.place.to_string()));
+    let sieve = word("needle");
+    read("x", 1, input.as_bytes(), &sieve, &mut coverage, &mut |entry: Entry| {
+        found.push(entry.place.to_string())
+    });
     assert_eq!(found, ["x:3"]);
     assert_eq!((coverage.logs, coverage.records, coverage.damaged), (1, 5, 0));
     assert_eq!(coverage.first.unwrap().to_string(), "2026-01-02T03:04:10Z");

@@ -1,0 +1,344 @@
+//! The questions whose answer is a list of requests: `grep`, `by`, `failed`, `history`, and `who --did`.
+//!
+//! Each is a query with a name; the filter flags narrow any of them.
+#![expect(clippy::disallowed_methods, reason = "the edge: durations count from now, times are shown as here")]
+
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
+
+use super::logs::{self, Logs};
+use super::output::{self, Clock, Output};
+use super::{FAILED, OK, Streams, who};
+use crate::trail::query::{self, Codes, Filter, Pattern, Query, StageName};
+use crate::trail::question::Question;
+use crate::trail::read::{Coverage, Entry, Sink};
+use crate::trail::request::{Request, Requests};
+use crate::trail::resource::Resource;
+
+/// What was done to an object.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum Deed {
+    /// Made it; the answer is a chain to the root.
+    #[default]
+    Created,
+    /// Updated or patched it, or a subresource of it.
+    Changed,
+    /// Deleted or evicted it, or all of its kind in its namespace.
+    Deleted,
+    /// Got, listed or watched it.
+    Read,
+    /// Ran a command in it, attached to it, or forwarded a port or a request.
+    Exec,
+}
+
+/// Which events.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub struct FilterArgs {
+    /// User, or the user it acted as; `*` stands for anything, here and below.
+    #[arg(long, value_name = "PATTERN")]
+    pub user: Vec<Pattern>,
+    /// Verb, such as `create` or `deletecollection`.
+    #[arg(long, value_name = "PATTERN")]
+    pub verb: Vec<Pattern>,
+    /// Resource, as kubectl takes it: `pods`, `deploy`, `certificates.cert-manager.io`.
+    #[arg(long, value_name = "RESOURCE", value_parser = Resource::parse)]
+    pub resource: Vec<Resource>,
+    /// Subresource, such as `exec`; empty for the object itself.
+    #[arg(long, value_name = "PATTERN")]
+    pub subresource: Vec<Pattern>,
+    /// Namespace [default: all].
+    #[arg(short, long, visible_alias = "ns", value_name = "PATTERN")]
+    pub namespace: Vec<Pattern>,
+    /// All namespaces; the default, and known to kubectl's users.
+    #[arg(short = 'A', long, conflicts_with = "namespace")]
+    pub all_namespaces: bool,
+    /// Name of the object.
+    #[arg(long, value_name = "PATTERN")]
+    pub name: Vec<Pattern>,
+    /// Status code: `403`, `4xx`, `400-403`.
+    #[arg(long)]
+    pub code: Vec<Codes>,
+    /// Source address.
+    #[arg(long, value_name = "PATTERN")]
+    pub ip: Vec<Pattern>,
+    /// Part of the user agent, in any case.
+    #[arg(long, value_name = "TEXT")]
+    pub agent: Vec<String>,
+    /// Stage.
+    #[arg(long, value_enum, ignore_case = true)]
+    pub stage: Vec<StageName>,
+    /// Audit ID.
+    #[arg(long, value_name = "PATTERN")]
+    pub audit_id: Vec<Pattern>,
+    /// From this time on: a duration before now (`90m`, `2h30m`, `3d`), or a time such as `2026-01-02T03:04:05Z`.
+    #[arg(long, value_name = "TIME")]
+    pub since: Option<String>,
+    /// Up to this time.
+    #[arg(long, value_name = "TIME")]
+    pub until: Option<String>,
+}
+
+/// How to print requests.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub struct Shape {
+    /// Where the logs are.
+    #[command(flatten)]
+    pub logs: logs::Args,
+    /// How to print.
+    #[arg(short, long, value_enum, default_value_t)]
+    pub output: Output,
+    /// The latest so many requests; 0 for all.
+    #[arg(long, default_value_t = 1000, value_name = "NUMBER")]
+    pub limit: usize,
+    /// The latest first.
+    #[arg(long)]
+    pub reverse: bool,
+    /// Times in UTC and not in the local time zone; JSON and YAML always have UTC.
+    #[arg(long)]
+    pub utc: bool,
+}
+
+/// Prints the requests that match all the flags given.
+///
+/// JSON and YAML are the events as they were logged, so that the answer is a log again: `--log` takes it.
+#[derive(Clone, Debug, clap::Args)]
+pub struct GrepArgs {
+    /// Which events.
+    #[command(flatten)]
+    pub filter: FilterArgs,
+    /// How to print them.
+    #[command(flatten)]
+    pub shape: Shape,
+}
+
+/// Prints everything a user did, also by impersonating somebody or as the one impersonated.
+#[derive(Clone, Debug, clap::Args)]
+pub struct ByArgs {
+    /// The user; `*` stands for anything.
+    #[arg(value_name = "USER")]
+    pub who: Pattern,
+    /// Which of it.
+    #[command(flatten)]
+    pub filter: FilterArgs,
+    /// How to print it.
+    #[command(flatten)]
+    pub shape: Shape,
+}
+
+/// Prints what was refused: not authenticated (401) or not allowed (403).
+#[derive(Clone, Debug, clap::Args)]
+pub struct FailedArgs {
+    /// Which of it.
+    #[command(flatten)]
+    pub filter: FilterArgs,
+    /// How to print it.
+    #[command(flatten)]
+    pub shape: Shape,
+}
+
+/// Prints every write to an object, with what it changed where the log has bodies.
+#[derive(Clone, Debug, clap::Args)]
+pub struct HistoryArgs {
+    /// The object: KIND/NAME or KIND NAME.
+    #[arg(required = true, num_args = 1..=2, value_name = "OBJECT")]
+    pub object: Vec<String>,
+    /// Its namespace, where it has one [default: default].
+    #[arg(short, long)]
+    pub namespace: Option<String>,
+    /// How to print it.
+    #[command(flatten)]
+    pub shape: Shape,
+}
+
+/// `grep`.
+///
+/// # Errors
+/// The logs cannot be reached, or the words are no time.
+pub fn grep(args: &GrepArgs, streams: &mut Streams<'_>) -> anyhow::Result<u8> {
+    let whole = !args.shape.output.is_table();
+    answer(&args.filter.query()?, &args.shape, false, whole, streams)
+}
+
+/// `by`.
+///
+/// # Errors
+/// As [`grep`].
+pub fn by(args: &ByArgs, streams: &mut Streams<'_>) -> anyhow::Result<u8> {
+    let mut query = args.filter.query()?;
+    query.any.iter_mut().for_each(|filter| filter.users.push(args.who.clone()));
+    answer(&query, &args.shape, false, false, streams)
+}
+
+/// `failed`.
+///
+/// # Errors
+/// As [`grep`].
+pub fn failed(args: &FailedArgs, streams: &mut Streams<'_>) -> anyhow::Result<u8> {
+    let mut query = args.filter.query()?;
+    for filter in &mut query.any {
+        if filter.codes.is_empty() {
+            filter.codes = vec![Codes::one(401), Codes::one(403)];
+        }
+    }
+    answer(&query, &args.shape, false, false, streams)
+}
+
+/// `history`.
+///
+/// # Errors
+/// The logs cannot be reached, or the words name no object.
+pub fn history(args: &HistoryArgs, streams: &mut Streams<'_>) -> anyhow::Result<u8> {
+    let question = Question::parse(&args.object, args.namespace.as_deref())?;
+    let verbs = ["create", "update", "patch", "delete"].map(Pattern::from).to_vec();
+    let query = question.did(vec![Filter { verbs, in_earnest: true, ..Filter::default() }], true);
+    answer(&query, &args.shape, true, false, streams)
+}
+
+/// `who --did`, but for `created`.
+pub(super) fn did(
+    args: &who::Args,
+    question: &Question,
+    logs: &mut Logs,
+    streams: &mut Streams<'_>,
+) -> anyhow::Result<u8> {
+    let verbs = |verbs: &[&str]| verbs.iter().map(|&verb| verb.into()).collect::<Vec<Pattern>>();
+    let earnest = Filter { in_earnest: true, ..Filter::default() };
+    let one = match args.did {
+        Deed::Created => Vec::new(),
+        Deed::Changed => vec![Filter { verbs: verbs(&["update", "patch"]), ..earnest.clone() }],
+        Deed::Deleted => vec![
+            Filter { verbs: verbs(&["delete"]), ..earnest.clone() },
+            Filter { verbs: verbs(&["create"]), subresources: verbs(&["eviction"]), ..earnest.clone() },
+        ],
+        Deed::Read => vec![Filter { verbs: verbs(&["get"]), ..Filter::default() }],
+        Deed::Exec => {
+            vec![Filter {
+                subresources: verbs(&["exec", "attach", "portforward", "proxy", "ephemeralcontainers"]),
+                ..Filter::default()
+            }]
+        }
+    };
+    let mut query = question.did(one, true);
+    let all = match args.did {
+        Deed::Deleted => verbs(&["deletecollection"]),
+        Deed::Read => verbs(&["list", "watch"]),
+        Deed::Created | Deed::Changed | Deed::Exec => Vec::new(),
+    };
+    if !all.is_empty() {
+        query.any.extend(question.did(vec![Filter { verbs: all, ..earnest }], false).any);
+    }
+    let shape = Shape { output: args.output, limit: 1000, ..Shape::default() };
+    print(&query, &shape, (false, false), logs, streams)
+}
+
+impl FilterArgs {
+    pub(super) fn query(&self) -> anyhow::Result<Query> {
+        let now = Timestamp::now();
+        let time = |text: &Option<String>| text.as_deref().map(|text| query::time(text, now)).transpose();
+        let filter = Filter {
+            users: self.user.clone(),
+            verbs: self.verb.clone(),
+            resources: self.resource.clone(),
+            subresources: self.subresource.clone(),
+            namespaces: self.namespace.clone(),
+            names: self.name.clone(),
+            codes: self.code.clone(),
+            addresses: self.ip.clone(),
+            agents: self.agent.clone(),
+            stages: self.stage.clone(),
+            audit_ids: self.audit_id.clone(),
+            ..Filter::default()
+        };
+        Ok(Query { any: vec![filter], since: time(&self.since)?, until: time(&self.until)? })
+    }
+}
+
+impl Shape {
+    pub(super) fn clock(&self) -> Clock {
+        Clock(if self.utc { TimeZone::UTC } else { TimeZone::system() })
+    }
+}
+
+fn answer(
+    query: &Query,
+    shape: &Shape,
+    bodies: bool,
+    whole: bool,
+    streams: &mut Streams<'_>,
+) -> anyhow::Result<u8> {
+    let mut logs = Logs::open(&shape.logs)?;
+    print(query, shape, (bodies, whole), &mut logs, streams)
+}
+
+struct Keeping(Requests);
+
+impl Sink for Keeping {
+    fn take(&mut self, entry: Entry, record: &[u8]) {
+        self.0.see(&entry, record);
+    }
+}
+
+/// Prints what matches; [`FAILED`] where nothing does, as grep has it.
+fn print(
+    query: &Query,
+    shape: &Shape,
+    (bodies, whole): (bool, bool),
+    logs: &mut Logs,
+    streams: &mut Streams<'_>,
+) -> anyhow::Result<u8> {
+    let mut keeping = Keeping(Requests::new(shape.limit, bodies, whole));
+    let coverage = logs.scan(query, streams, &mut keeping)?;
+    let let_go = keeping.0.let_go();
+    let mut requests = keeping.0.into_sorted();
+    if shape.reverse {
+        requests.reverse();
+    }
+    let output = shape.output;
+    if output.is_table() {
+        let wide = output == Output::Wide;
+        let clock = shape.clock();
+        let rows =
+            requests.iter().map(|request| (output::row(request, &clock, wide), request.changes.clone()));
+        let rows: Vec<_> = std::iter::once((output::head(wide), Vec::new())).chain(rows).collect();
+        if !requests.is_empty() {
+            output::table(&rows, streams)?;
+        }
+    } else if whole {
+        let events: Vec<_> = requests.iter().filter_map(|request| request.event.as_deref()).collect();
+        match output {
+            // YAML knows nothing of raw JSON.
+            Output::Yaml => {
+                let parsed = events.iter().map(|event| serde_json::from_str(event.get()));
+                output.list(&parsed.collect::<Result<Vec<serde_json::Value>, _>>()?, streams)?;
+            }
+            _ => output.list(&events, streams)?,
+        }
+    } else {
+        output.list(&requests, streams)?;
+    }
+    remarks(&requests, let_go, &coverage, &logs.missing(), streams)?;
+    Ok(if requests.is_empty() { FAILED } else { OK })
+}
+
+/// What a reader should know besides the answer.
+fn remarks(
+    requests: &[Request],
+    let_go: u64,
+    coverage: &Coverage,
+    missing: &[String],
+    streams: &mut Streams<'_>,
+) -> std::io::Result<()> {
+    if requests.is_empty() {
+        writeln!(streams.err, "nothing found; {coverage}")?;
+    }
+    if let_go > 0 {
+        writeln!(streams.err, "only the latest {} are shown; --limit 0 shows all", requests.len())?;
+    }
+    if coverage.damaged > 0 {
+        writeln!(streams.err, "{} damaged places could not be read, the first of them:", coverage.damaged)?;
+        for damage in &coverage.damage {
+            writeln!(streams.err, "  {}: {}", damage.place, damage.what)?;
+        }
+    }
+    missing.iter().try_for_each(|missing| writeln!(streams.err, "{missing}"))
+}
