@@ -103,6 +103,9 @@ pub async fn run(
     Ok(())
 }
 
+/// The order's identity, its journal's state, and whether its installer is in the manifests folder.
+type Stand = (Option<String>, Option<&'static str>, bool);
+
 struct Agent {
     host: Host,
     options: Options,
@@ -114,7 +117,7 @@ struct Agent {
     /// What was reported last, and to which object: one that was deleted and made anew knows nothing.
     reported: Option<(Option<String>, AuditNodeStatus)>,
     /// Order, journal's state and whether the installer is there, and since when it is so.
-    unchanged: Option<((Option<String>, Option<&'static str>, bool), Instant)>,
+    unchanged: Option<(Stand, Instant)>,
     /// The last proof of its own.
     proof: Option<journal::Proof>,
     /// When the last proof was made or seen, and how much of the interval is let pass until the next: not every node at the

@@ -15,8 +15,9 @@ use rustix::fs::inotify::{self, CreateFlags, ReadFlags, Reader, WatchFlags};
 use rustix::io::Errno;
 
 use crate::node::Node;
+use crate::wait;
 
-use super::stage::MANIFESTS;
+use super::stage::{MANIFESTS, SOON};
 
 /// What kubeadm puts into the manifests folder of a control-plane node with its own etcd.
 const KUBEADM: [&str; 4] =
@@ -52,14 +53,25 @@ impl Witness {
         })
     }
 
-    /// Requires that the manifest was swapped once, by a rename, that nothing else but a dot-file was ever in the
-    /// folder, and that kube-apiserver's static Pod was made anew once and its container started once. Gives the time
-    /// of the new server's first log line; the server before it has ended by then.
+    /// Requires that the manifest was swapped once, by a rename, with the installer and its stand-in around it and nothing
+    /// else but dot-files ever in the folder, and that kube-apiserver's static Pod was made anew once and its container
+    /// started once. Gives the time of the new server's first log line; the server before it has ended by then.
     pub(super) fn one_change(self) -> Result<Timestamp> {
-        let seen: Vec<String> = self.seen_manifests()?;
-        ensure!(seen == ["kube-apiserver.yaml MOVED_TO"], "in the manifests folder there happened: {seen:?}");
-        let names = visible(&self.manifests_folder)?;
-        ensure!(names == KUBEADM, "in the manifests folder are: {names:?}");
+        // The installer goes a moment after it has said that it is done.
+        wait::until("the manifests folder to be kubeadm's again", SOON, || {
+            let names = visible(&self.manifests_folder)?;
+            ensure!(names == KUBEADM, "in the manifests folder are: {names:?}");
+            Ok(Some(()))
+        })?;
+        let seen: Vec<String> = self.seen_manifests()?.iter().map(|line| without_order(line)).collect();
+        let wanted = [
+            "audit-operator-installer.yaml MOVED_TO",
+            "audit-operator-stand-in MOVED_TO",
+            "kube-apiserver.yaml MOVED_TO",
+            "audit-operator-stand-in DELETE",
+            "audit-operator-installer.yaml DELETE",
+        ];
+        ensure!(seen == wanted, "in the manifests folder there happened: {seen:?}");
         let servers = self.new_servers()?;
         let [uid] = servers.iter().collect::<Vec<_>>()[..] else {
             bail!("kube-apiserver's static Pod was made {} times: {servers:?}", servers.len());
@@ -91,6 +103,16 @@ impl Witness {
         let seen = events(&self.pods)?;
         let folders = seen.iter().filter_map(|line| line.split(' ').next());
         Ok(folders.filter_map(|name| name.strip_prefix(&self.server_prefix)).map(str::to_owned).collect())
+    }
+}
+
+/// An event of a stand-in's file without the order that is in its name.
+fn without_order(line: &str) -> String {
+    match line.split_once(' ') {
+        Some((name, what)) if name.starts_with("audit-operator-stand-in-") => {
+            format!("audit-operator-stand-in {what}")
+        }
+        _ => line.to_owned(),
     }
 }
 
