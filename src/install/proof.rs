@@ -22,7 +22,7 @@ pub use backend::{LogBackend, LogPlace};
 pub use candidate::ProbeRequest;
 pub use found::{Found, events};
 
-/// Longest [`audit_id`]; the server itself has no limit, but legacy tools cut columns.
+/// Longest [`audit_id`]. The server has no limit; every line of the log and of a condition that names it gets longer.
 const ID_LIMIT: usize = 64;
 
 /// Whom the server takes the sender for.

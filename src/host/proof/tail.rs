@@ -52,8 +52,9 @@ impl LogTail {
         let files = self.log.files();
         for path in &files {
             let packed = path.extension().is_some_and(|extension| extension == "gz");
-            // While it is being compressed, the plain file is the whole one.
-            if !self.old.contains(path) && !(packed && files.contains(&path.with_extension(""))) {
+            // Until the plain file is removed, the compressed one may be half of it.
+            let unfinished = packed && files.contains(&path.with_extension(""));
+            if !unfinished && !self.old.contains(path) {
                 self.follow(path, false);
             }
         }
