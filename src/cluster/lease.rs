@@ -66,7 +66,7 @@ impl Lease {
         }
     }
 
-    /// Renews until it cannot, and says why then: the process has to end.
+    /// Renews until it cannot, and says why then: whoever works under it has to stop at once.
     pub async fn keep(&self) -> anyhow::Error {
         let mut pause = RENEW;
         loop {

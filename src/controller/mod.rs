@@ -22,6 +22,7 @@ use futures::Future;
 use jiff::Timestamp;
 use kube::Client;
 use tokio::sync::Notify;
+use tokio::task::JoinSet;
 use tracing::{info, warn};
 
 use crate::api;
@@ -58,24 +59,33 @@ pub async fn run(
     shutdown: impl Future<Output = ()>,
 ) -> anyhow::Result<()> {
     let mut shutdown = pin!(shutdown);
-    let acquired = Lease::acquire(client.clone(), &options.namespace, api::LEASE, &options.identity);
-    let lease = tokio::select! {
-        lease = acquired => Arc::new(lease),
-        () = &mut shutdown => return Ok(()),
-    };
-    metrics.lease_held(true);
-    let result = tokio::select! {
-        result = reconcile(client, &options, lease.clone(), metrics, health, shutdown) => result,
-        lost = lease.keep() => Err(lost),
-    };
-    health.set_ready(false);
-    metrics.lease_held(false);
-    if result.is_ok()
-        && let Err(error) = lease.release().await
-    {
-        warn!(error = format!("{error:#}"), "the next controller has to wait for the lease");
+    loop {
+        let acquired = Lease::acquire(client.clone(), &options.namespace, api::LEASE, &options.identity);
+        let lease = tokio::select! {
+            lease = acquired => Arc::new(lease),
+            () = &mut shutdown => return Ok(()),
+        };
+        metrics.lease_held(true);
+        let work = reconcile(client.clone(), &options, lease.clone(), metrics, health, &mut shutdown);
+        let ended = tokio::select! {
+            result = work => Some(result),
+            lost = lease.keep() => {
+                // Not an end of the process: on a single control plane the API server itself is away for this long with each
+                // change that no stand-in serves, and a process that is started again has to wait longer each time.
+                warn!(error = format!("{lost:#}"), "stopping until the lease is had again");
+                None
+            }
+        };
+        health.set_ready(false);
+        metrics.lease_held(false);
+        let Some(result) = ended else { continue };
+        if result.is_ok()
+            && let Err(error) = lease.release().await
+        {
+            warn!(error = format!("{error:#}"), "the next controller has to wait for the lease");
+        }
+        return result;
     }
-    result
 }
 
 async fn reconcile(
@@ -88,7 +98,9 @@ async fn reconcile(
 ) -> anyhow::Result<()> {
     let changed = Arc::new(Notify::new());
     let (stores, watches) = observe::watch(&client, options, &changed);
-    let watches = tokio::spawn(watches);
+    // Ended with this future, also when the lease is lost in the middle.
+    let mut running = JoinSet::new();
+    running.spawn(watches);
     let writer = write::Writer::new(client, &options.namespace, lease);
     tokio::select! {
         ready = stores.wait_until_ready() => ready?,
@@ -139,7 +151,6 @@ async fn reconcile(
         }
     }
     info!("shutting down");
-    watches.abort();
     Ok(())
 }
 
