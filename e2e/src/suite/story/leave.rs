@@ -59,8 +59,7 @@ pub(super) fn uninstall(stage: &Stage<'_>) -> Result<()> {
 pub(super) fn one_file(stage: &Stage<'_>) -> Result<()> {
     stage.voice.headline("kubectl apply -f deploy/audit-operator.yaml: the same from one file");
     let file = include_str!("../../../../deploy/audit-operator.yaml");
-    let (of_file, imported) =
-        (concat!("audit-operator:", env!("CARGO_PKG_VERSION")), operator_reference());
+    let (of_file, imported) = (concat!("audit-operator:", env!("CARGO_PKG_VERSION")), operator_reference());
     // Two containers, and the agent's word for the installer.
     ensure!(file.matches(of_file).count() == 3, "not three images {of_file} in the file");
     stage.apply(&file.replace(of_file, &imported))?;
