@@ -345,7 +345,8 @@ fn swapping(
         Some(_) => match ready_to_serve(observed) {
             Ok(()) => Step::Swap,
             Err(problem) if deadline.has_passed(now) => {
-                refuse(Refuser::Rehearsal, format!("the stand-in did not keep running: {problem}"), now)
+                // Nothing is wrong with the change: a power cut or a busy node may have held it up.
+                refuse(Refuser::Checks, format!("the stand-in did not keep running: {problem}"), now)
             }
             Err(problem) => Step::Wait(problem),
         },
