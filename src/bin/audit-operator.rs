@@ -2,6 +2,7 @@
 
 #![expect(clippy::disallowed_methods, reason = "the edge of the process")]
 
+use std::net::SocketAddr;
 use std::process::ExitCode;
 
 use anyhow::Context;
@@ -49,7 +50,7 @@ enum Command {
         own_node: Option<String>,
         /// Where to serve /metrics, /healthz and /readyz, such as 0.0.0.0:8080; nowhere when it is not given.
         #[arg(long, value_name = "HOST:PORT")]
-        metrics_address: Option<std::net::SocketAddr>,
+        metrics_address: Option<SocketAddr>,
     },
     /// Look after this control-plane node: plan, report, and carry out what is permitted.
     Agent {
@@ -70,7 +71,7 @@ enum Command {
         installer_image: String,
         /// Where to serve /metrics, /healthz and /readyz, such as 127.0.0.1:9469; nowhere when it is not given.
         #[arg(long, value_name = "HOST:PORT")]
-        metrics_address: Option<std::net::SocketAddr>,
+        metrics_address: Option<SocketAddr>,
     },
     /// Carry out one order on this node, without an API server; the agent starts it as a static Pod.
     Installer {
@@ -119,35 +120,16 @@ fn main() -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return cli::main(|_| Err(error).context("cannot start")),
     };
-    cli::main(|streams| {
-        match cli.command {
+    cli::main(|streams| match cli.command {
         Command::Controller { namespace, config_map_namespaces, identity, own_node, metrics_address } => {
-            runtime.block_on(async {
-                let identity = identity.unwrap_or_else(random_identity);
-                let options = controller::Options { namespace, config_map_namespaces, identity, own_node };
-                let (mut registry, health) = (telemetry::Registry::default(), telemetry::Health::default());
-                let metrics = telemetry::ControllerMetrics::register(&mut registry);
-                let endpoint = telemetry::serve(metrics_address, registry, health.clone());
-                tokio::select! {
-                    result = controller::run(client().await?, options, &metrics, &health, shutdown()?) => result?,
-                    stopped = endpoint => stopped?,
-                }
-                Ok(cli::OK)
-            })
+            let identity = identity.unwrap_or_else(random_identity);
+            let options = controller::Options { namespace, config_map_namespaces, identity, own_node };
+            runtime.block_on(run_controller(options, metrics_address))
         }
         Command::Agent { node_name, namespace, root, manifest, installer_image, metrics_address } => {
-            runtime.block_on(async {
-                let host = Host::new(root, manifest, Some(node_name.clone()));
-                let options = agent::Options { node_name, namespace, installer_image };
-                let (mut registry, health) = (telemetry::Registry::default(), telemetry::Health::default());
-                let metrics = telemetry::NodeMetrics::register(&mut registry);
-                let endpoint = telemetry::serve(metrics_address, registry, health.clone());
-                tokio::select! {
-                    result = agent::run(client().await?, host, options, &metrics, &health, shutdown()?) => result?,
-                    stopped = endpoint => stopped?,
-                }
-                Ok(cli::OK)
-            })
+            let host = Host::new(root, manifest, Some(node_name.clone()));
+            let options = agent::Options { node_name, namespace, installer_image };
+            runtime.block_on(run_agent(host, options, metrics_address))
         }
         Command::Installer { order, node_name, root, manifest } => runtime.block_on(async {
             installer::run(&Host::new(root, manifest, Some(node_name)), &order, shutdown()?).await?;
@@ -156,8 +138,31 @@ fn main() -> ExitCode {
         Command::Node(verb) => runtime.block_on(node::run(&verb, streams)),
         Command::Trail(args) => trail::run(&args, streams),
         Command::Generate(what) => generate::run(&what, streams),
-    }
     })
+}
+
+async fn run_controller(options: controller::Options, address: Option<SocketAddr>) -> anyhow::Result<u8> {
+    let (mut registry, health) = (telemetry::Registry::default(), telemetry::Health::default());
+    let metrics = telemetry::ControllerMetrics::register(&mut registry);
+    let endpoint = telemetry::serve(address, registry, health.clone());
+    let run = controller::run(client().await?, options, &metrics, &health, shutdown()?);
+    tokio::select! {
+        result = run => result?,
+        stopped = endpoint => stopped?,
+    }
+    Ok(cli::OK)
+}
+
+async fn run_agent(host: Host, options: agent::Options, address: Option<SocketAddr>) -> anyhow::Result<u8> {
+    let (mut registry, health) = (telemetry::Registry::default(), telemetry::Health::default());
+    let metrics = telemetry::NodeMetrics::register(&mut registry);
+    let endpoint = telemetry::serve(address, registry, health.clone());
+    let run = agent::run(client().await?, host, options, &metrics, &health, shutdown()?);
+    tokio::select! {
+        result = run => result?,
+        stopped = endpoint => stopped?,
+    }
+    Ok(cli::OK)
 }
 
 /// Outside of a Pod: unique, because two processes on one host must not take each other for themselves.

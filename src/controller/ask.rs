@@ -10,6 +10,8 @@ use futures::future::join_all;
 use k8s_openapi::api::core::v1::Node;
 use kube::ResourceExt;
 
+use crate::host::unverified;
+
 use super::decide::audit_node;
 use super::facts;
 use super::observe::World;
@@ -44,10 +46,7 @@ fn address(world: &World, node: &Node) -> Option<String> {
 }
 
 async fn ready(address: &str) -> Result<(), String> {
-    let mut config = kube::Config::new(address.parse().map_err(|e| format!(": {e}"))?);
-    config.accept_invalid_certs = true;
-    // None of the system's certificates either: our image has none, and the client does not start without.
-    config.root_cert = Some(Vec::new());
+    let config = unverified::config(address).map_err(|e| format!(": {e}"))?;
     let client = kube::Client::try_from(config).map_err(|e| format!(": {e}"))?;
     for path in ["/livez", "/readyz"] {
         let request = http::Request::get(path).body(Vec::new()).map_err(|e| format!("{path}: {e}"))?;
@@ -57,20 +56,11 @@ async fn ready(address: &str) -> Result<(), String> {
                 let text = status.message.lines().next().unwrap_or_default();
                 return Err(format!("{path}: {} {text}", status.code));
             }
-            Ok(Err(error)) => return Err(format!("{path}: {}", cause(&error))),
+            Ok(Err(error)) => return Err(format!("{path}: {}", unverified::cause(&error))),
             Err(_) => return Err(format!("{path}: no answer within {} s", TIMEOUT.as_secs())),
         }
     }
     Ok(())
-}
-
-/// The innermost cause: "connection refused" says more than the layers around it.
-fn cause(error: &dyn std::error::Error) -> String {
-    let mut innermost = error;
-    while let Some(source) = innermost.source() {
-        innermost = source;
-    }
-    innermost.to_string()
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 //! It judges the whole world at once rather than one object after the other, because its first duty is a statement over
 //! all of them: one control-plane node is disturbed at a time. Everything is watched, nothing is polled, but for the API
 //! servers' readiness while a node is about to be changed; a failed write is tried again with growing pauses. It works only
-//! while it holds its Lease, and ends with an error when it has lost it.
+//! while it holds its Lease, and stops until it has it again when it has lost it.
 #![expect(clippy::disallowed_methods, reason = "this is the edge where the clock is read")]
 
 mod ask;
@@ -50,7 +50,7 @@ pub struct Options {
 /// Runs until `shutdown` ends; what is being written then is finished first, and the Lease given back.
 ///
 /// # Errors
-/// The Lease was lost: the process has to end.
+/// The watches could not be started.
 pub async fn run(
     client: Client,
     options: Options,

@@ -27,6 +27,7 @@ mod server;
 mod stand_in;
 mod stand_in_log;
 mod state;
+pub mod unverified;
 
 pub use disk::{Disk, RealDisk};
 pub use proof::Proof;

@@ -11,7 +11,7 @@ use crate::install::{Health, Server};
 use crate::manifest::{self, Manifest, Probe};
 
 use super::disk::RealDisk;
-use super::{Host, file};
+use super::{Host, file, unverified};
 
 /// The kubelet's folder of container logs: `<namespace>_<pod>_<uid>/<container>/<n>.log`.
 pub(super) const POD_LOGS: &str = "/var/log/pods";
@@ -197,16 +197,12 @@ async fn ask(probe: &Probe, address: Option<&str>) -> Result<(), String> {
     let host = probe.host.as_deref().filter(|host| !host.is_empty()).or(address).unwrap_or("127.0.0.1");
     let host = if host.contains(':') { format!("[{host}]") } else { host.to_owned() };
     let url = format!("{}://{host}:{}", probe.scheme.to_lowercase(), probe.port);
-    let mut config = kube::Config::new(url.parse().map_err(|e| format!("`{url}`: {e}"))?);
-    config.accept_invalid_certs = true;
-    // None of the system's certificates either: our image has none, and the client does not start without.
-    config.root_cert = Some(Vec::new());
-    let client = kube::Client::try_from(config).map_err(|e| e.to_string())?;
+    let client = kube::Client::try_from(unverified::config(&url)?).map_err(|e| e.to_string())?;
     let request = http::Request::get(&probe.path).body(Vec::new()).map_err(|e| e.to_string())?;
     match client.request_text(request).await {
         Ok(_) => Ok(()),
         Err(kube::Error::Api(status)) => Err(format!("{} {}", status.code, failing(&status.message))),
-        Err(error) => Err(cause(&error)),
+        Err(error) => Err(unverified::cause(&error)),
     }
 }
 
@@ -214,15 +210,6 @@ async fn ask(probe: &Probe, address: Option<&str>) -> Result<(), String> {
 fn failing(answer: &str) -> String {
     let failed: Vec<&str> = answer.lines().filter_map(|line| line.strip_prefix("[-]")).collect();
     if failed.is_empty() { answer.to_owned() } else { failed.join(", ") }
-}
-
-/// The innermost cause: "connection refused" says more than the layers around it.
-pub(super) fn cause(error: &dyn std::error::Error) -> String {
-    let mut innermost = error;
-    while let Some(source) = innermost.source() {
-        innermost = source;
-    }
-    innermost.to_string()
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::net::TcpStream;
 
 use crate::install::addresses::Addresses;
-use crate::install::order::STATE_FOLDER;
+use crate::install::order::{self, STATE_FOLDER};
 use crate::install::stand_in::{self, Role, Seen, StandIn};
 use crate::install::{Health, Journal, Order};
 use crate::manifest;
@@ -78,7 +78,7 @@ impl Host {
 
     /// The table of the clients of an order's stand-ins.
     pub fn addresses_path(&self, order: &Order) -> PathBuf {
-        self.addresses_of(&stand_in::label(&order.id))
+        self.addresses_of(&order::label(&order.id))
     }
 
     fn addresses_of(&self, label: &str) -> PathBuf {

@@ -105,7 +105,7 @@ impl Order {
 }
 
 /// An order's identity as a part of Kubernetes names: lower case, without dots.
-pub(super) fn label(id: &str) -> String {
+pub fn label(id: &str) -> String {
     id.to_lowercase().replace('.', "-")
 }
 

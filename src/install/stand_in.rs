@@ -11,6 +11,8 @@ use serde_yaml::{Mapping, Value};
 use crate::audit::ServerVersion;
 use crate::manifest;
 
+use super::order::label;
+
 /// Name of the files in the manifests folder, and of the Pods, before the order's own part.
 pub const PREFIX: &str = "audit-operator-stand-in-";
 
@@ -70,7 +72,7 @@ pub struct Seen {
 impl StandIn {
     /// Name of its Pod, for the order of this identity.
     pub fn pod_name(&self, order_id: &str) -> String {
-        format!("{PREFIX}{}-{}", super::order::label(order_id), self.port)
+        format!("{PREFIX}{}-{}", label(order_id), self.port)
     }
 
     /// Name of its file in the manifests folder.
@@ -147,11 +149,6 @@ impl StandIn {
         }
         flags
     }
-}
-
-/// An order's identity as it is in the names of its stand-ins.
-pub fn label(order_id: &str) -> String {
-    super::order::label(order_id)
 }
 
 /// If a file beside the real log is a stand-in's own, or one of those that it was rotated or renamed to: the name that it had

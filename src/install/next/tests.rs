@@ -1,4 +1,4 @@
-//! Tests of [`super::next`]: single decisions. Whole histories are the simulation's.
+//! Tests of [`super::next`]: single decisions.
 
 use super::*;
 use crate::install::journal::Rehearsed;
