@@ -156,7 +156,7 @@ async fn carry_out(
         let order = planned.order(terms, Timestamp::now());
         host.preflight(&order)?;
         host.give(&order)?;
-        Some((installer::carry_out(host, &order, lock).await?, order.backup()))
+        Some((installer::carry_out(host, &order, lock, &installer::RealForward).await?, order.backup()))
     } else {
         None
     };

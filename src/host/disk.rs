@@ -5,11 +5,12 @@
 
 use std::fmt;
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
+use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
+use std::time::SystemTime;
 
-use rustix::fs::{Gid, Uid, XattrFlags};
+use rustix::fs::{Access, AtFlags, CWD, FlockOperation, Gid, RenameFlags, Uid, XattrFlags};
 use rustix::io::Errno;
 
 /// Mode of a file that did not exist: policies and manifests can hold secrets.
@@ -26,11 +27,21 @@ pub trait Disk: fmt::Debug + Send + Sync {
     /// Makes a file that does not exist, with owner, mode and SELinux label of the file `like` if there is one, else 0600. Its
     /// bytes are on the disk when this returns; its name is not before [`Disk::sync_folder`].
     fn write_new(&self, path: &Path, bytes: &[u8], like: &Path) -> io::Result<()>;
+    /// Begins a file that does not exist, 0600, to be written piece by piece.
+    fn create(&self, path: &Path) -> io::Result<Box<dyn NewFile>>;
+    /// Opens a file to be read piece by piece.
+    fn open(&self, path: &Path) -> io::Result<Box<dyn Read>>;
+    /// The last bytes of a file, at most so many.
+    fn read_end(&self, path: &Path, most: u64) -> io::Result<Vec<u8>>;
+    /// What is known of a file beside its bytes; of a link, not of what it points to.
+    fn about(&self, path: &Path) -> io::Result<About>;
     /// Renames a file, over another one if there is one.
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
+    /// Renames a file to a name that no other file has, else `AlreadyExists`.
+    fn rename_new(&self, from: &Path, to: &Path) -> io::Result<()>;
     /// Removes a file.
     fn remove(&self, path: &Path) -> io::Result<()>;
-    /// Makes a folder and those above it, 0700.
+    /// Makes a folder, 0700, and those above it.
     fn create_folder(&self, path: &Path) -> io::Result<()>;
     /// Brings the names in a folder to the disk.
     fn sync_folder(&self, path: &Path) -> io::Result<()>;
@@ -38,6 +49,33 @@ pub trait Disk: fmt::Debug + Send + Sync {
     fn list(&self, path: &Path) -> io::Result<Vec<String>>;
     /// Whether this is a folder.
     fn is_folder(&self, path: &Path) -> bool;
+    /// Whether files can be made in a folder: by access(2), which also sees a read-only file system.
+    fn check_writable(&self, folder: &Path) -> io::Result<()>;
+    /// Bytes that can still be written to the file system of this folder.
+    fn free_space(&self, folder: &Path) -> io::Result<u64>;
+    /// Takes the lock that this file is, and makes the file; `None` when another process has it. It is given back when what is
+    /// returned is dropped, also by a crash.
+    fn lock(&self, path: &Path) -> io::Result<Option<Box<dyn Held>>>;
+}
+
+/// A lock that is held.
+pub trait Held: fmt::Debug + Send {}
+
+/// A file that is being written.
+pub trait NewFile: Write {
+    /// Brings its bytes to the disk; its name is not there before [`Disk::sync_folder`].
+    fn sync(&mut self) -> io::Result<()>;
+}
+
+/// See [`Disk::about`].
+#[derive(Clone, Copy, Debug)]
+pub struct About {
+    /// In bytes.
+    pub length: u64,
+    /// When it was made, by the wall clock of then; not every file system knows.
+    pub made: Option<SystemTime>,
+    /// When it was written last, by the wall clock of then.
+    pub written: SystemTime,
 }
 
 /// The node's own.
@@ -68,8 +106,34 @@ impl Disk for RealDisk {
         file.sync_all()
     }
 
+    fn create(&self, path: &Path) -> io::Result<Box<dyn NewFile>> {
+        Ok(Box::new(OpenOptions::new().write(true).create_new(true).mode(PRIVATE_FILE).open(path)?))
+    }
+
+    fn open(&self, path: &Path) -> io::Result<Box<dyn Read>> {
+        Ok(Box::new(File::open(path)?))
+    }
+
+    fn read_end(&self, path: &Path, most: u64) -> io::Result<Vec<u8>> {
+        let mut file = File::open(path)?;
+        let length = file.metadata()?.len();
+        file.seek(SeekFrom::Start(length.saturating_sub(most)))?;
+        let mut bytes = Vec::new();
+        file.take(most).read_to_end(&mut bytes)?;
+        Ok(bytes)
+    }
+
+    fn about(&self, path: &Path) -> io::Result<About> {
+        let metadata = fs::symlink_metadata(path)?;
+        Ok(About { length: metadata.len(), made: metadata.created().ok(), written: metadata.modified()? })
+    }
+
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         fs::rename(from, to)
+    }
+
+    fn rename_new(&self, from: &Path, to: &Path) -> io::Result<()> {
+        Ok(rustix::fs::renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE)?)
     }
 
     fn remove(&self, path: &Path) -> io::Result<()> {
@@ -90,6 +154,33 @@ impl Disk for RealDisk {
 
     fn is_folder(&self, path: &Path) -> bool {
         path.is_dir()
+    }
+
+    fn check_writable(&self, folder: &Path) -> io::Result<()> {
+        Ok(rustix::fs::accessat(CWD, folder, Access::WRITE_OK | Access::EXEC_OK, AtFlags::EACCESS)?)
+    }
+
+    fn free_space(&self, folder: &Path) -> io::Result<u64> {
+        let space = rustix::fs::statvfs(folder)?;
+        Ok(space.f_bavail.saturating_mul(space.f_frsize))
+    }
+
+    fn lock(&self, path: &Path) -> io::Result<Option<Box<dyn Held>>> {
+        let file =
+            OpenOptions::new().create(true).truncate(false).write(true).mode(PRIVATE_FILE).open(path)?;
+        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(Some(Box::new(file))),
+            Err(Errno::WOULDBLOCK) => Ok(None),
+            Err(errno) => Err(errno.into()),
+        }
+    }
+}
+
+impl Held for File {}
+
+impl NewFile for File {
+    fn sync(&mut self) -> io::Result<()> {
+        self.sync_all()
     }
 }
 

@@ -3,8 +3,6 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{Access, AtFlags, CWD};
-
 use super::Error;
 use super::disk::Disk;
 
@@ -36,7 +34,7 @@ pub(super) fn replace(disk: &dyn Disk, path: &Path, bytes: &[u8]) -> Result<(), 
         let _ = disk.remove(&temporary);
         return Err(Error::file("write", path)(error));
     }
-    sync_folder(disk, path)
+    sync_name(disk, path)
 }
 
 fn temporary(path: &Path) -> Result<PathBuf, Error> {
@@ -47,9 +45,20 @@ fn temporary(path: &Path) -> Result<PathBuf, Error> {
     Ok(path.with_file_name(format!(".{}.audit-operator", name.to_string_lossy())))
 }
 
-fn sync_folder(disk: &dyn Disk, path: &Path) -> Result<(), Error> {
+/// Brings the name of a file or folder to the disk.
+fn sync_name(disk: &dyn Disk, path: &Path) -> Result<(), Error> {
     let folder = path.parent().unwrap_or(Path::new("/"));
     disk.sync_folder(folder).map_err(Error::file("bring to the disk", folder))
+}
+
+/// Brings the names in a folder to the disk; a folder that does not exist has none.
+pub(super) fn sync_folder(disk: &dyn Disk, folder: &Path) -> Result<(), Error> {
+    match disk.sync_folder(folder) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(Error::file("bring to the disk", folder)(error))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Makes a folder and those above it, 0700; one that exists is left as it is.
@@ -58,19 +67,18 @@ pub(super) fn create_folder(disk: &dyn Disk, path: &Path) -> Result<(), Error> {
         return Ok(());
     }
     disk.create_folder(path).map_err(Error::file("make the folder", path))?;
-    sync_folder(disk, path)
+    sync_name(disk, path)
 }
 
-/// Whether files can be made in a folder: by access(2), which also sees a read-only file system.
-pub(super) fn check_writable(folder: &Path) -> Result<(), Error> {
-    rustix::fs::accessat(CWD, folder, Access::WRITE_OK | Access::EXEC_OK, AtFlags::EACCESS)
-        .map_err(|errno| Error::file("write into", folder)(errno.into()))
+/// Whether files can be made in a folder.
+pub(super) fn check_writable(disk: &dyn Disk, folder: &Path) -> Result<(), Error> {
+    disk.check_writable(folder).map_err(Error::file("write into", folder))
 }
 
 /// Removes a file for good; one that is not there is fine.
 pub(super) fn remove(disk: &dyn Disk, path: &Path) -> Result<(), Error> {
     match disk.remove(path) {
-        Ok(()) => sync_folder(disk, path),
+        Ok(()) => sync_name(disk, path),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         Err(error) => Err(Error::file("remove", path)(error)),
     }

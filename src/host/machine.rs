@@ -1,52 +1,109 @@
-//! The machine itself: its steady clock, its memory, its ports.
+//! The machine itself: its clocks, its memory, its ports, and who answers on them.
+//!
+//! A trait for the same reason as [`Disk`](super::Disk): a simulation has clocks, ports and API servers of its own.
 
+use std::fmt;
 use std::fs;
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::Path;
+use std::time::Duration;
 
+use futures::future::{BoxFuture, FutureExt};
+use jiff::Timestamp;
 use rustix::time::{ClockId, clock_gettime};
+use tokio::net::TcpStream;
 
 use crate::install::Moment;
+use crate::install::proof::Outcome;
 use crate::install::stand_in::PORTS;
+use crate::manifest::Probe;
 
-use super::Host;
+use super::{Host, Proof, proof, server};
 
-/// Now, on the clock that runs since this machine was booted.
-pub(crate) fn now() -> Moment {
-    let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
-    let time = clock_gettime(ClockId::Boottime);
-    let milliseconds = time.tv_sec.unsigned_abs() * 1000 + time.tv_nsec.unsigned_abs() / 1_000_000;
-    Moment { boot: boot.trim().to_owned(), milliseconds }
+/// A port of the own machine takes a connection or refuses it at once.
+const CONNECT: Duration = Duration::from_secs(1);
+
+/// What an install needs of its machine beside files.
+pub trait Machine: fmt::Debug + Send + Sync {
+    /// Now, on the clock that runs since this machine was booted.
+    fn now(&self) -> Moment;
+    /// Now, on the clock that people read and set.
+    fn time_of_day(&self) -> Timestamp;
+    /// Lets so much time pass.
+    fn pause(&self, time: Duration) -> BoxFuture<'_, ()>;
+    /// Memory that can still be had, in bytes.
+    fn available_memory(&self) -> Option<u64>;
+    /// What a Pod's processes use, in bytes, without the page cache, by the control groups in this folder.
+    fn memory_of_pod(&self, control_groups: &Path, uid: &str) -> Option<u64>;
+    /// The first port of [`PORTS`] that can be listened on, other than `but`.
+    fn free_port(&self, but: Option<u16>) -> Option<u16>;
+    /// Whether anything listens on this port of 127.0.0.1.
+    fn listens(&self, port: u16) -> BoxFuture<'_, bool>;
+    /// Asks as the kubelet's own probe does, at the probe's own host or else at `address`: nothing, or what is wrong in
+    /// words.
+    fn ask<'a>(&'a self, probe: &'a Probe, address: Option<&'a str>) -> BoxFuture<'a, Result<(), String>>;
+    /// See [`Host::prove`].
+    fn prove<'a>(&'a self, host: &'a Host, proof: &'a Proof<'a>, seed: &'a str) -> BoxFuture<'a, Outcome>;
 }
 
-/// Memory that can still be had, in bytes.
-pub(super) fn available_memory() -> Option<u64> {
-    let text = fs::read_to_string("/proc/meminfo").ok()?;
-    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
-    let kibibytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
-    Some(kibibytes * 1024)
-}
+/// The node's own.
+#[derive(Clone, Copy, Debug)]
+pub struct RealMachine;
 
-/// The first port of [`PORTS`] that can be listened on, other than `but`.
-pub(super) fn free_port(but: Option<u16>) -> Option<u16> {
-    PORTS
-        .filter(|port| Some(*port) != but)
-        .find(|port| TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_ok())
-}
+impl Machine for RealMachine {
+    fn now(&self) -> Moment {
+        let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+        let time = clock_gettime(ClockId::Boottime);
+        let milliseconds = time.tv_sec.unsigned_abs() * 1000 + time.tv_nsec.unsigned_abs() / 1_000_000;
+        Moment { boot: boot.trim().to_owned(), milliseconds }
+    }
 
-impl Host {
-    /// What a Pod's processes use, in bytes, without the page cache. Control groups of both versions and both drivers: the
-    /// folder is named after the Pod's UID, with underscores by systemd's rules.
-    pub(super) fn memory_of_pod(&self, uid: &str) -> Option<u64> {
+    fn time_of_day(&self) -> Timestamp {
+        Timestamp::now()
+    }
+
+    fn pause(&self, time: Duration) -> BoxFuture<'_, ()> {
+        tokio::time::sleep(time).boxed()
+    }
+
+    fn available_memory(&self) -> Option<u64> {
+        let text = fs::read_to_string("/proc/meminfo").ok()?;
+        let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+        let kibibytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+        Some(kibibytes * 1024)
+    }
+
+    /// Control groups of both versions and both drivers: the folder is named after the Pod's UID, with underscores by
+    /// systemd's rules.
+    fn memory_of_pod(&self, control_groups: &Path, uid: &str) -> Option<u64> {
         let names = [format!("pod{uid}"), format!("pod{}.slice", uid.replace('-', "_"))];
-        let root = self.at("/sys/fs/cgroup");
-        [root.join("memory"), root].iter().find_map(|folder| find(folder, &names, 4)).and_then(|pod| {
+        let roots = [control_groups.join("memory"), control_groups.to_owned()];
+        roots.iter().find_map(|folder| find(folder, &names, 4)).and_then(|pod| {
             let stat = fs::read_to_string(pod.join("memory.stat")).ok()?;
             // Version 1, then 2.
             ["total_rss ", "anon "]
                 .iter()
                 .find_map(|name| stat.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok()))
         })
+    }
+
+    fn free_port(&self, but: Option<u16>) -> Option<u16> {
+        PORTS
+            .filter(|port| Some(*port) != but)
+            .find(|port| TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_ok())
+    }
+
+    fn listens(&self, port: u16) -> BoxFuture<'_, bool> {
+        let connected = tokio::time::timeout(CONNECT, TcpStream::connect((Ipv4Addr::LOCALHOST, port)));
+        connected.map(|connected| matches!(connected, Ok(Ok(_)))).boxed()
+    }
+
+    fn ask<'a>(&'a self, probe: &'a Probe, address: Option<&'a str>) -> BoxFuture<'a, Result<(), String>> {
+        server::ask(probe, address).boxed()
+    }
+
+    fn prove<'a>(&'a self, host: &'a Host, proof: &'a Proof<'a>, seed: &'a str) -> BoxFuture<'a, Outcome> {
+        proof::carry_out(host, proof, seed).boxed()
     }
 }
 
@@ -75,8 +132,8 @@ mod tests {
         let pod = root.path().join("sys/fs/cgroup").join(path);
         fs::create_dir_all(&pod).unwrap();
         fs::write(pod.join("memory.stat"), stat).unwrap();
-        let host = Host::new(root.path(), "/m.yaml", None);
-        assert_eq!(host.memory_of_pod("ab-cd"), bytes);
+        let control_groups = root.path().join("sys/fs/cgroup");
+        assert_eq!(RealMachine.memory_of_pod(&control_groups, "ab-cd"), bytes);
     }
 
     #[test]
@@ -93,15 +150,15 @@ mod tests {
 
     #[test]
     fn a_port_that_is_taken_is_passed_over() {
-        let first = free_port(None).expect("one of a hundred");
+        let first = RealMachine.free_port(None).expect("one of a hundred");
         let _taken = TcpListener::bind((Ipv4Addr::LOCALHOST, first));
-        assert_ne!(free_port(None), Some(first));
-        assert_ne!(free_port(Some(first + 1)), Some(first + 1));
+        assert_ne!(RealMachine.free_port(None), Some(first));
+        assert_ne!(RealMachine.free_port(Some(first + 1)), Some(first + 1));
     }
 
     #[test]
     fn the_clock_runs_and_names_its_boot() {
-        let (a, b) = (now(), now());
+        let (a, b) = (RealMachine.now(), RealMachine.now());
         assert!(!a.boot.is_empty() && b.since(&a).is_some());
     }
 }

@@ -4,7 +4,6 @@
 //! in the agent's container, or any folder for image builds. No function here decides anything: [`crate::install`] does.
 #![expect(clippy::disallowed_methods, reason = "this is the edge where files are read and written")]
 
-use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -13,7 +12,7 @@ use jiff::Timestamp;
 
 use crate::install::budget::LogBudget;
 use crate::install::order::STATE_FOLDER;
-use crate::install::{Journal, Memory, Moment, NodeFacts, Observed, Order, Relief};
+use crate::install::{Journal, Memory, NodeFacts, Observed, Order, Relief};
 use crate::manifest;
 
 mod disk;
@@ -29,13 +28,17 @@ mod stand_in_log;
 mod state;
 pub mod unverified;
 
-pub use disk::{Disk, RealDisk};
+pub use disk::{About, Disk, Held, NewFile, RealDisk};
+pub use machine::{Machine, RealMachine};
 pub use proof::Proof;
 pub use server::PodLogs;
 pub use state::Lock;
 
 /// kubeadm's place for the manifest.
 pub const MANIFEST: &str = "/etc/kubernetes/manifests/kube-apiserver.yaml";
+
+/// Where the kernel tells what each Pod's processes use.
+const CONTROL_GROUPS: &str = "/sys/fs/cgroup";
 
 /// A node's root and the manifest worked on.
 #[derive(Clone, Debug)]
@@ -44,6 +47,7 @@ pub struct Host {
     manifest: String,
     node_name: Option<String>,
     disk: Arc<dyn Disk>,
+    machine: Arc<dyn Machine>,
 }
 
 /// Something that could not be done on the node.
@@ -95,16 +99,22 @@ impl Error {
 impl Host {
     /// A host whose files lie under `root`. With a `node_name` it has an API server to observe; without, only files.
     pub fn new(root: impl Into<PathBuf>, manifest: impl Into<String>, node_name: Option<String>) -> Self {
-        Self { root: root.into(), manifest: manifest.into(), node_name, disk: Arc::new(RealDisk) }
+        let (disk, machine) = (Arc::new(RealDisk), Arc::new(RealMachine));
+        Self { root: root.into(), manifest: manifest.into(), node_name, disk, machine }
     }
 
-    /// The same host on another disk.
-    pub fn on(self, disk: Arc<dyn Disk>) -> Self {
-        Self { disk, ..self }
+    /// The same host on another disk and machine.
+    pub fn on(self, disk: Arc<dyn Disk>, machine: Arc<dyn Machine>) -> Self {
+        Self { disk, machine, ..self }
     }
 
     fn disk(&self) -> &dyn Disk {
         self.disk.as_ref()
+    }
+
+    /// The machine it is.
+    pub fn machine(&self) -> &dyn Machine {
+        self.machine.as_ref()
     }
 
     /// Where a path of the node lies for this process.
@@ -140,9 +150,9 @@ impl Host {
     /// Checks before an order is given: folders that must be writable, room for the log, and rival manifests.
     pub fn preflight(&self, order: &Order) -> Result<(), Error> {
         file::create_folder(self.disk(), &self.at(STATE_FOLDER))?;
-        file::check_writable(&self.at(STATE_FOLDER))?;
+        file::check_writable(self.disk(), &self.at(STATE_FOLDER))?;
         if !order.only_files() {
-            file::check_writable(&self.manifests_folder())?;
+            file::check_writable(self.disk(), &self.manifests_folder())?;
             self.check_room(order)?;
         }
         let rivals = self.rivals()?;
@@ -164,13 +174,13 @@ impl Host {
         let used: u64 = file::list(self.disk(), &folder)?
             .iter()
             .filter(|name| budget.is_log(name))
-            .filter_map(|name| fs::metadata(folder.join(name)).ok())
-            .map(|metadata| metadata.len())
+            .filter_map(|name| self.disk().about(&folder.join(name)).ok())
+            .map(|about| about.length)
             .sum();
-        let Some(there) = folder.ancestors().find(|folder| folder.is_dir()) else { return Ok(()) };
-        let space = rustix::fs::statvfs(there)
-            .map_err(|e| Error::file("ask for the free space of", there)(e.into()))?;
-        let free = space.f_bavail.saturating_mul(space.f_frsize);
+        let Some(there) = folder.ancestors().find(|folder| self.disk().is_folder(folder)) else {
+            return Ok(());
+        };
+        let free = self.disk().free_space(there).map_err(Error::file("ask for the free space of", there))?;
         if used.saturating_add(free) >= budget.bytes {
             return Ok(());
         }
@@ -212,23 +222,21 @@ impl Host {
         let bytes = file::read(self.disk(), &self.at(&self.manifest))?.unwrap_or_default();
         let server = server::observe(self, node, &bytes, relief == Relief::Holding).await;
         observed.memory = Memory {
-            available: machine::available_memory(),
-            used_by_server: server.running.as_deref().and_then(|pod| self.memory_of_pod(pod)),
+            available: self.machine().available_memory(),
+            used_by_server: server
+                .running
+                .as_deref()
+                .and_then(|pod| self.machine().memory_of_pod(&self.at(CONTROL_GROUPS), pod)),
         };
         observed.server = Some(server);
         observed.stand_in = match &journal.stand_in {
             Some(stand_in) => Some(self.observe_stand_in(order, node, stand_in).await?),
             None => None,
         };
-        observed.free_port = machine::free_port(journal.stand_in.as_ref().map(|s| s.port));
+        observed.free_port = self.machine().free_port(journal.stand_in.as_ref().map(|s| s.port));
         observed.stand_in_logs = self.has_stand_in_logs(order)?;
         observed.relief = relief;
         Ok(observed)
-    }
-
-    /// Now, on this machine's steady clock.
-    pub fn now(&self) -> Moment {
-        machine::now()
     }
 
     /// Writes the order's files: 0600, owned by root as kube-apiserver runs as root under kubeadm. Makes the folders of

@@ -46,30 +46,7 @@ impl Host {
     /// ([`LogBackend::patience`]); a server that does not answer is not waited for. `seed` must be another one each time:
     /// the request's `Audit-ID` is made of it.
     pub async fn prove(&self, proof: &Proof<'_>, seed: &str) -> Outcome {
-        let backend = match LogBackend::of(proof.manifest) {
-            Ok(backend) => backend,
-            Err(reason) => return Outcome::Unprovable(reason),
-        };
-        let chosen = match choose(proof.policy, proof.senders) {
-            Ok(chosen) => chosen,
-            Err(reason) => return Outcome::Unprovable(reason),
-        };
-        let first = self.attempt(proof, &backend, chosen, audit_id(seed, 1)).await;
-        let refused = match &first {
-            Attempt { chosen, answer: Ok(401), .. } => chosen.sender != Sender::Nobody,
-            _ => false,
-        };
-        if !refused {
-            return self.watch(&backend, first).await;
-        }
-        // An expired token, or anonymous access is off by other means than the flag: the policy saw no user.
-        match choose(proof.policy, &[Sender::Nobody]) {
-            Ok(chosen) => {
-                let second = self.attempt(proof, &backend, chosen, audit_id(seed, 2)).await;
-                self.watch(&backend, second).await
-            }
-            Err(reason) => Outcome::Unprovable(reason),
-        }
+        self.machine().prove(self, proof, seed).await
     }
 
     /// Remembers where the log ends, and sends the request.
@@ -102,6 +79,34 @@ impl Host {
         }
         let (log, growth) = (tail.name(), tail.growth());
         Outcome::Missing { id, chosen, seen: Seen { answer, found, log, growth, waited: sent.elapsed() } }
+    }
+}
+
+/// See [`Host::prove`].
+pub(super) async fn carry_out(host: &Host, proof: &Proof<'_>, seed: &str) -> Outcome {
+    let backend = match LogBackend::of(proof.manifest) {
+        Ok(backend) => backend,
+        Err(reason) => return Outcome::Unprovable(reason),
+    };
+    let chosen = match choose(proof.policy, proof.senders) {
+        Ok(chosen) => chosen,
+        Err(reason) => return Outcome::Unprovable(reason),
+    };
+    let first = host.attempt(proof, &backend, chosen, audit_id(seed, 1)).await;
+    let refused = match &first {
+        Attempt { chosen, answer: Ok(401), .. } => chosen.sender != Sender::Nobody,
+        _ => false,
+    };
+    if !refused {
+        return host.watch(&backend, first).await;
+    }
+    // An expired token, or anonymous access is off by other means than the flag: the policy saw no user.
+    match choose(proof.policy, &[Sender::Nobody]) {
+        Ok(chosen) => {
+            let second = host.attempt(proof, &backend, chosen, audit_id(seed, 2)).await;
+            host.watch(&backend, second).await
+        }
+        Err(reason) => Outcome::Unprovable(reason),
     }
 }
 

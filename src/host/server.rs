@@ -1,17 +1,15 @@
 //! The node's API server, from local facts: its containers' log files, and what its own probes answer.
 
 use std::collections::BTreeSet;
-use std::fs::{self, File};
-use std::io::{self, Read, Seek, SeekFrom};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use crate::install::{Health, Server};
 use crate::manifest::{self, Manifest, Probe};
 
-use super::disk::RealDisk;
-use super::{Host, file, unverified};
+use super::{Disk, Host, Machine, file, unverified};
 
 /// The kubelet's folder of container logs: `<namespace>_<pod>_<uid>/<container>/<n>.log`.
 pub(super) const POD_LOGS: &str = "/var/log/pods";
@@ -33,7 +31,7 @@ pub(super) async fn observe(host: &Host, node: &str, bytes: &[u8], port_is_ours:
     let health = if port_is_ours {
         Health::NotReady("the stand-in answers in its place".to_owned())
     } else {
-        health(&probes(&manifest), manifest.flag("advertise-address")).await
+        health(host.machine(), &probes(&manifest), manifest.flag("advertise-address")).await
     };
     Server { containers: starts, running, health, last_words }
 }
@@ -55,6 +53,7 @@ impl Host {
 /// Where the kubelet keeps the logs of one container of a static Pod, over all its UIDs.
 #[derive(Clone, Debug)]
 pub struct PodLogs {
+    disk: Arc<dyn Disk>,
     folder: PathBuf,
     /// Of the folders of its Pods, up to the UID.
     prefix: String,
@@ -75,6 +74,7 @@ pub(super) struct Containers {
 impl PodLogs {
     pub(super) fn new(host: &Host, node: &str, manifest: &Manifest) -> Self {
         Self {
+            disk: host.disk.clone(),
             folder: host.at(POD_LOGS),
             prefix: format!("{}_{}-{}_", manifest.namespace, manifest.name, node.to_lowercase()),
             container: manifest.container.clone(),
@@ -89,25 +89,24 @@ impl PodLogs {
 
 /// What cannot be listed is not there: a Pod's folder goes away at any moment.
 pub(super) fn containers(logs: &PodLogs) -> Containers {
-    let PodLogs { folder, prefix, container } = logs;
+    let PodLogs { disk, folder, prefix, container } = logs;
+    let disk = disk.as_ref();
     let mut starts = BTreeSet::new();
     let mut newest: Option<(SystemTime, String)> = None;
     let mut made = Vec::new();
-    for name in file::list(&RealDisk, folder).unwrap_or_default() {
+    for name in file::list(disk, folder).unwrap_or_default() {
         let Some(uid) = name.strip_prefix(prefix.as_str()) else { continue };
         let container = folder.join(&name).join(container);
-        for log in file::list(&RealDisk, &container).unwrap_or_default() {
+        for log in file::list(disk, &container).unwrap_or_default() {
             let path = container.join(&log);
             // The log is a link into the container runtime's own folder on some runtimes: its own time will do.
-            let Ok(metadata) = fs::symlink_metadata(&path) else { continue };
-            if let Ok(written) = metadata.modified()
-                && newest.as_ref().is_none_or(|(time, _)| *time < written)
-            {
-                newest = Some((written, uid.to_owned()));
+            let Ok(about) = disk.about(&path) else { continue };
+            if newest.as_ref().is_none_or(|(time, _)| *time < about.written) {
+                newest = Some((about.written, uid.to_owned()));
             }
             // Rotated logs carry a time after the number: not a start of a container.
             let Some(number) = log.strip_suffix(".log").and_then(|n| n.parse::<u64>().ok()) else { continue };
-            let birth = metadata.created().ok();
+            let birth = about.made;
             let since = birth.and_then(|time| time.duration_since(SystemTime::UNIX_EPOCH).ok());
             starts.insert(format!("{uid}/{log}@{}", since.map_or(0, |time| time.as_millis())));
             made.push((birth, number, path));
@@ -121,20 +120,9 @@ pub(super) fn containers(logs: &PodLogs) -> Containers {
         .rev()
         .nth(1)
         .filter(|(_, _, path)| path.parent() == made.last().and_then(|m| m.2.parent()));
-    let last_words = ended.map(|(_, _, path)| last_words(&tail(path))).unwrap_or_default();
+    let log = ended.and_then(|(_, _, path)| disk.read_end(path, TAIL).ok()).unwrap_or_default();
+    let last_words = last_words(&String::from_utf8_lossy(&log));
     Containers { starts, running, last_words }
-}
-
-fn tail(log: &Path) -> String {
-    let read = || -> io::Result<Vec<u8>> {
-        let mut file = File::open(log)?;
-        let length = file.metadata()?.len();
-        file.seek(SeekFrom::Start(length.saturating_sub(TAIL)))?;
-        let mut bytes = Vec::new();
-        file.take(TAIL).read_to_end(&mut bytes)?;
-        Ok(bytes)
-    };
-    String::from_utf8_lossy(&read().unwrap_or_default()).into_owned()
 }
 
 /// What a kube-apiserver said last, out of a log of the container runtime: the lines that tell an error, without the
@@ -157,28 +145,24 @@ fn last_words(log: &str) -> String {
     words.join("; ").chars().take(600).collect()
 }
 
-async fn health(probes: &[Probe], address: Option<&str>) -> Health {
+async fn health(machine: &dyn Machine, probes: &[Probe], address: Option<&str>) -> Health {
     for probe in probes {
-        let answer = tokio::time::timeout(PROBE_TIMEOUT, ask(probe, address)).await;
-        let problem = match answer {
-            Ok(Ok(())) => continue,
-            Ok(Err(problem)) => problem,
-            Err(_) => format!("no answer within {} s", PROBE_TIMEOUT.as_secs()),
-        };
-        return Health::NotReady(format!("{}: {problem}", probe.path));
+        if let Err(problem) = machine.ask(probe, address).await {
+            return Health::NotReady(format!("{}: {problem}", probe.path));
+        }
     }
     Health::Ready
 }
 
 /// What kube-apiserver's own endpoints say at this address.
-pub(super) async fn health_at(host: &str, port: u16) -> Health {
+pub(super) async fn health_at(machine: &dyn Machine, host: &str, port: u16) -> Health {
     let probe = |path: &str| Probe {
         scheme: "HTTPS".to_owned(),
         host: Some(host.to_owned()),
         port,
         path: path.to_owned(),
     };
-    health(&[probe("/livez"), probe("/readyz")], None).await
+    health(machine, &[probe("/livez"), probe("/readyz")], None).await
 }
 
 /// The manifest's own probes, else kube-apiserver's endpoints on its secure port.
@@ -193,7 +177,12 @@ fn probes(manifest: &Manifest) -> Vec<Probe> {
 
 /// One request as the kubelet's own probe makes it: to the node's own address, without credentials, the certificate not
 /// verified (`pkg/probe/http`).
-async fn ask(probe: &Probe, address: Option<&str>) -> Result<(), String> {
+pub(super) async fn ask(probe: &Probe, address: Option<&str>) -> Result<(), String> {
+    let answer = tokio::time::timeout(PROBE_TIMEOUT, request(probe, address)).await;
+    answer.unwrap_or_else(|_| Err(format!("no answer within {} s", PROBE_TIMEOUT.as_secs())))
+}
+
+async fn request(probe: &Probe, address: Option<&str>) -> Result<(), String> {
     let host = probe.host.as_deref().filter(|host| !host.is_empty()).or(address).unwrap_or("127.0.0.1");
     let host = if host.contains(':') { format!("[{host}]") } else { host.to_owned() };
     let url = format!("{}://{host}:{}", probe.scheme.to_lowercase(), probe.port);
@@ -214,6 +203,8 @@ fn failing(answer: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[track_caller]

@@ -1,9 +1,6 @@
 //! The stand-in on the node: its manifest in the manifests folder, its Pod, its own audit log.
 
 use std::path::PathBuf;
-use std::time::Duration;
-
-use tokio::net::TcpStream;
 
 use crate::install::addresses::Addresses;
 use crate::install::order::{self, STATE_FOLDER};
@@ -13,9 +10,6 @@ use crate::manifest;
 
 use super::server::PodLogs;
 use super::{Error, Host, file, server, stand_in_log};
-
-/// A port of the own machine takes a connection or refuses it at once.
-const CONNECT: Duration = Duration::from_secs(1);
 
 /// What the table of a stand-in's clients is called, before the order's label.
 const ADDRESSES: &str = "stand-in-addresses-";
@@ -122,7 +116,7 @@ impl Host {
     pub fn merge_stand_in_logs(&self, order: &Order) -> Result<(), Error> {
         for RawLog { raw, into, table } in self.stand_in_logs(order)? {
             let addresses = Addresses::parse(&file::read(self.disk(), &table)?.unwrap_or_default());
-            stand_in_log::merge(&raw, &addresses, &into)?;
+            stand_in_log::merge(self.disk(), &raw, &addresses, &into)?;
             file::remove(self.disk(), &table)?;
         }
         Ok(())
@@ -144,10 +138,9 @@ impl Host {
             starts = containers.starts.len();
             last_words = containers.last_words;
         }
-        let connected = tokio::time::timeout(CONNECT, TcpStream::connect(("127.0.0.1", stand_in.port))).await;
-        let listening = matches!(connected, Ok(Ok(_)));
+        let listening = self.machine().listens(stand_in.port).await;
         let health = if listening {
-            server::health_at("127.0.0.1", stand_in.port).await
+            server::health_at(self.machine(), "127.0.0.1", stand_in.port).await
         } else {
             Health::NotReady("nothing listens on its port".to_owned())
         };

@@ -8,18 +8,14 @@
 //! beside the live log), the claimed files go, the staged one is *published* (renamed). While there is a staged file
 //! nothing is claimed, so what is claimed then is in it.
 
-use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufRead, BufReader, BufWriter, Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use flate2::bufread::MultiGzDecoder;
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp, civil};
-use rustix::fs::{CWD, RenameFlags};
-use rustix::io::Errno;
 
-use super::disk::RealDisk;
+use super::disk::Disk;
 use super::{Error, file};
 use crate::install::addresses::{Addresses, restore};
 
@@ -38,8 +34,8 @@ const CLAIMED: &str = ".merging";
 ///
 /// # Errors
 /// A file or folder that cannot be read, written or renamed.
-pub(super) fn merge(raw_log: &Path, table: &Addresses, into: &Path) -> Result<u64, Error> {
-    let merging = Merging { raw_log, into };
+pub(super) fn merge(disk: &dyn Disk, raw_log: &Path, table: &Addresses, into: &Path) -> Result<u64, Error> {
+    let merging = Merging { disk, raw_log, into };
     let mut events = merging.finish()?;
     // First what an earlier call claimed: a new stand-in may have begun files of the same names since.
     events += merging.carry_over(table)?;
@@ -48,6 +44,7 @@ pub(super) fn merge(raw_log: &Path, table: &Addresses, into: &Path) -> Result<u6
 }
 
 struct Merging<'a> {
+    disk: &'a dyn Disk,
     raw_log: &'a Path,
     into: &'a Path,
 }
@@ -61,11 +58,12 @@ impl Merging<'_> {
     /// What there is to do once a staged file is whole; nothing without one.
     fn finish(&self) -> Result<u64, Error> {
         let staged = self.staged();
-        if !staged.exists() {
+        if self.disk.about(&staged).is_err() {
             return Ok(0);
         }
         self.drop_claimed()?;
-        let events = count_lines(&staged).map_err(Error::file("read", &staged))?;
+        let opened = self.disk.open(&staged);
+        let events = opened.and_then(count_lines).map_err(Error::file("read", &staged))?;
         self.publish()?;
         Ok(events)
     }
@@ -73,20 +71,20 @@ impl Merging<'_> {
     /// Renames the raw files, so that they are not what a new stand-in writes to.
     fn claim(&self) -> Result<(), Error> {
         let folder = folder(self.raw_log);
-        let names = file::list(&RealDisk, folder)?;
+        let names = file::list(self.disk, folder)?;
         let mut claimed = false;
         for name in names.iter().filter(|name| self.raw_stamp(name).is_some()) {
             let path = folder.join(name);
             // A compression that the stand-in's end interrupted leaves both; the plain one is whole.
             if name.strip_suffix(".gz").is_some_and(|plain| names.iter().any(|other| other == plain)) {
-                file::remove(&RealDisk, &path)?;
+                file::remove(self.disk, &path)?;
                 continue;
             }
-            fs::rename(&path, folder.join(format!(".{name}{CLAIMED}")))
-                .map_err(Error::file("rename", &path))?;
+            let claim = folder.join(format!(".{name}{CLAIMED}"));
+            self.disk.rename(&path, &claim).map_err(Error::file("rename", &path))?;
             claimed = true;
         }
-        if claimed { sync(folder) } else { Ok(()) }
+        if claimed { file::sync_folder(self.disk, folder) } else { Ok(()) }
     }
 
     /// Writes the events of all claimed files to a whole dot-file beside the live log. Claimed files without any are removed.
@@ -96,38 +94,66 @@ impl Merging<'_> {
             return Ok(());
         }
         let partial = self.beside("stand-in.partial");
-        let bytes = copy_all(&claimed, table, &partial)?;
+        let bytes = self.copy_all(&claimed, table, &partial)?;
         if bytes == 0 {
-            file::remove(&RealDisk, &partial)?;
+            file::remove(self.disk, &partial)?;
             return self.drop_claimed();
         }
         let staged = self.staged();
-        fs::rename(&partial, &staged).map_err(Error::file("write", &staged))?;
-        sync(folder(self.into))
+        self.disk.rename(&partial, &staged).map_err(Error::file("write", &staged))?;
+        file::sync_folder(self.disk, folder(self.into))
+    }
+
+    /// Copies the files' lines, with the true addresses in them, to a new file that is on the disk then; returns its length.
+    fn copy_all(&self, from: &[PathBuf], table: &Addresses, to: &Path) -> Result<u64, Error> {
+        file::remove(self.disk, to)?;
+        let mut out = BufWriter::new(self.disk.create(to).map_err(Error::file("write", to))?);
+        let mut bytes = 0;
+        for path in from {
+            let opened = self.disk.open(path).map_err(Error::file("read", path))?;
+            let mut lines: Box<dyn BufRead> = match is_packed(path) {
+                true => Box::new(BufReader::new(MultiGzDecoder::new(BufReader::new(opened)))),
+                false => Box::new(BufReader::new(opened)),
+            };
+            let mut line = Vec::new();
+            while lines.read_until(b'\n', &mut line).map_err(Error::file("read", path))? > 0 {
+                // The line that a killed server did not end must not swallow the next one.
+                if line.last() != Some(&b'\n') {
+                    line.push(b'\n');
+                }
+                let restored = restore(&line, table);
+                out.write_all(&restored).map_err(Error::file("write", to))?;
+                bytes += restored.len() as u64;
+                line.clear();
+            }
+        }
+        let written = out.into_inner().map_err(io::IntoInnerError::into_error);
+        written.and_then(|mut file| file.sync()).map_err(Error::file("write", to))?;
+        Ok(bytes)
     }
 
     fn drop_claimed(&self) -> Result<(), Error> {
         for path in self.claimed()? {
-            file::remove(&RealDisk, &path)?;
+            file::remove(self.disk, &path)?;
         }
-        sync(folder(self.raw_log))
+        file::sync_folder(self.disk, folder(self.raw_log))
     }
 
     /// Gives the staged file a rotated log's name that no other has, compressed or not.
     fn publish(&self) -> Result<(), Error> {
         let staged = self.staged();
-        let written = fs::metadata(&staged).and_then(|metadata| metadata.modified());
-        let mut at = written
-            .and_then(|time| Timestamp::try_from(time).map_err(io::Error::other))
+        let about = self.disk.about(&staged);
+        let mut at = about
+            .and_then(|about| Timestamp::try_from(about.written).map_err(io::Error::other))
             .map_err(Error::file("read the time of", &staged))?;
         loop {
             let path = self.into.with_file_name(rotated_name(&name_of(self.into), at));
             let packed = path.with_file_name(format!("{}.gz", name_of(&path)));
-            if !packed.exists() {
-                match rustix::fs::renameat_with(CWD, &staged, CWD, &path, RenameFlags::NOREPLACE) {
-                    Ok(()) => return sync(folder(self.into)),
-                    Err(Errno::EXIST) => {}
-                    Err(errno) => return Err(Error::file("write", &path)(errno.into())),
+            if self.disk.about(&packed).is_err() {
+                match self.disk.rename_new(&staged, &path) {
+                    Ok(()) => return file::sync_folder(self.disk, folder(self.into)),
+                    Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                    Err(error) => return Err(Error::file("write", &path)(error)),
                 }
             }
             at += SignedDuration::from_millis(1);
@@ -146,7 +172,7 @@ impl Merging<'_> {
     fn claimed(&self) -> Result<Vec<PathBuf>, Error> {
         let folder = folder(self.raw_log);
         let mut found = Vec::new();
-        for name in file::list(&RealDisk, folder)? {
+        for name in file::list(self.disk, folder)? {
             let raw = name.strip_prefix('.').and_then(|name| name.strip_suffix(CLAIMED));
             if let Some(stamp) = raw.and_then(|raw| self.raw_stamp(raw)) {
                 found.push((stamp, folder.join(name)));
@@ -174,41 +200,12 @@ pub(super) fn staged_name(into: &Path) -> String {
     format!(".{}.stand-in", name_of(into))
 }
 
-/// Copies the files' lines, with the true addresses in them, to a new file that is on the disk then; returns its length.
-fn copy_all(from: &[PathBuf], table: &Addresses, to: &Path) -> Result<u64, Error> {
-    file::remove(&RealDisk, to)?;
-    let new = OpenOptions::new().write(true).create_new(true).mode(0o600).open(to);
-    let mut out = BufWriter::new(new.map_err(Error::file("write", to))?);
-    let mut bytes = 0;
-    for path in from {
-        let opened = File::open(path).map_err(Error::file("read", path))?;
-        let mut lines: Box<dyn BufRead> = match is_packed(path) {
-            true => Box::new(BufReader::new(MultiGzDecoder::new(BufReader::new(opened)))),
-            false => Box::new(BufReader::new(opened)),
-        };
-        let mut line = Vec::new();
-        while lines.read_until(b'\n', &mut line).map_err(Error::file("read", path))? > 0 {
-            // The line that a killed server did not end must not swallow the next one.
-            if line.last() != Some(&b'\n') {
-                line.push(b'\n');
-            }
-            let restored = restore(&line, table);
-            out.write_all(&restored).map_err(Error::file("write", to))?;
-            bytes += restored.len() as u64;
-            line.clear();
-        }
-    }
-    let written = out.into_inner().map_err(io::IntoInnerError::into_error).and_then(|file| file.sync_all());
-    written.map_err(Error::file("write", to))?;
-    Ok(bytes)
-}
-
 fn is_packed(claimed: &Path) -> bool {
     name_of(claimed).ends_with(&format!(".gz{CLAIMED}"))
 }
 
-fn count_lines(path: &Path) -> io::Result<u64> {
-    let (mut file, mut block, mut lines) = (File::open(path)?, [0; 1 << 16], 0);
+fn count_lines(mut file: Box<dyn Read>) -> io::Result<u64> {
+    let (mut block, mut lines) = ([0; 1 << 16], 0);
     loop {
         match file.read(&mut block)? {
             0 => return Ok(lines),
@@ -236,21 +233,13 @@ fn folder(path: &Path) -> &Path {
     path.parent().unwrap_or(Path::new("/"))
 }
 
-/// Brings the names in a folder to the disk; a folder that does not exist has none.
-fn sync(folder: &Path) -> Result<(), Error> {
-    match File::open(folder).and_then(|folder| folder.sync_all()) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            Err(Error::file("bring to the disk", folder)(error))
-        }
-        _ => Ok(()),
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::fs;
     use std::os::unix::fs::PermissionsExt;
 
     use super::*;
+    use crate::host::disk::RealDisk;
 
     const ROTATED: &str = "stand-in-2026-11-22T10-11-12.345.log";
 
@@ -280,13 +269,13 @@ mod tests {
         }
 
         fn merge(&self) -> u64 {
-            merge(&self.raw("stand-in.log"), &table(), &self.live()).unwrap()
+            merge(&RealDisk, &self.raw("stand-in.log"), &table(), &self.live()).unwrap()
         }
 
         /// Carries out the first steps only.
         fn begin(&self, steps: usize) {
             let (raw, into) = (self.raw("stand-in.log"), self.live());
-            let merging = Merging { raw_log: &raw, into: &into };
+            let merging = Merging { disk: &RealDisk, raw_log: &raw, into: &into };
             let all: [&dyn Fn() -> Result<(), Error>; 4] =
                 [&|| merging.claim(), &|| merging.stage(&table()), &|| merging.drop_claimed(), &|| {
                     merging.publish()

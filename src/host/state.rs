@@ -1,10 +1,7 @@
 //! The state folder: order, journal, the last settled order, last known good, backups, and the lock.
 
-use std::fs::{File, OpenOptions};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::FlockOperation;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -12,7 +9,7 @@ use crate::install::order::{self, STATE_FOLDER};
 use crate::install::{Journal, Order, journal};
 use crate::manifest;
 
-use super::disk::Disk;
+use super::disk::{Disk, Held};
 use super::{Error, Host, file};
 
 const ORDER: &str = "order.json";
@@ -25,7 +22,7 @@ const LAST_KNOWN_GOOD: &str = "last-known-good/kube-apiserver.yaml";
 /// Held by the one process that works on this node; given back when dropped, also by a crash.
 #[derive(Debug)]
 pub struct Lock {
-    _file: File,
+    _held: Box<dyn Held>,
 }
 
 impl Host {
@@ -37,17 +34,10 @@ impl Host {
     pub fn lock(&self) -> Result<Lock, Error> {
         file::create_folder(self.disk(), &self.at(STATE_FOLDER))?;
         let path = self.state(LOCK);
-        let file = OpenOptions::new()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .mode(0o600)
-            .open(&path)
-            .map_err(Error::file("open", &path))?;
-        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => Ok(Lock { _file: file }),
-            Err(rustix::io::Errno::WOULDBLOCK) => Err(Error::Locked(path)),
-            Err(errno) => Err(Error::file("lock", &path)(errno.into())),
+        match self.disk().lock(&path) {
+            Ok(Some(held)) => Ok(Lock { _held: held }),
+            Ok(None) => Err(Error::Locked(path)),
+            Err(error) => Err(Error::file("lock", &path)(error)),
         }
     }
 

@@ -3,7 +3,8 @@
 //! Observe, ask [`install::next()`] for the step, do it, observe again. It needs no API server and no credentials. The
 //! agent writes the order and reads the journal; this reads the order and writes the journal; they never talk. It runs as
 //! a static Pod that the agent adds for one order, or in the hands of an administrator as `audit-operator node`.
-#![expect(clippy::disallowed_methods, reason = "this is the edge where the clock is read and time passes")]
+//!
+//! What it does goes through [`Host`] and [`Forward`], which a simulation has its own of.
 
 mod relief;
 mod serve;
@@ -11,7 +12,6 @@ mod serve;
 use std::time::Duration;
 
 use futures::Future;
-use jiff::Timestamp;
 use tracing::{error, info, warn};
 
 use crate::host::{Error, Host, Lock};
@@ -19,6 +19,7 @@ use crate::install::{self, Journal, Moment, Observed, Order, State, Step};
 use crate::install::{Health, Relief as ReliefSeen};
 
 use serve::Service;
+pub use serve::{Forward, Forwarder, RealForward, Route};
 
 /// Between two observations while an API server is away: the time without an answer is counted by them.
 const QUICK: Duration = Duration::from_millis(200);
@@ -31,16 +32,17 @@ const RETRY: Duration = Duration::from_secs(1);
 /// the kubelet. Being ended before is safe at any moment; it goes on where it was when it is started again.
 pub async fn run(host: &Host, order_id: &str, shutdown: impl Future<Output = ()>) -> anyhow::Result<()> {
     tokio::select! {
-        () = carry_out_and_leave(host, order_id) => {}
+        () = carry_out_and_leave(host, order_id, &RealForward) => {}
         () = shutdown => info!("ended before the order was carried out; going on when started again"),
     }
     Ok(())
 }
 
-async fn carry_out_and_leave(host: &Host, order_id: &str) {
+/// As [`run`], but for being told to end.
+pub async fn carry_out_and_leave(host: &Host, order_id: &str, forward: &dyn Forward) {
     let mut said = String::new();
     loop {
-        match attempt(host, order_id).await {
+        match attempt(host, order_id, forward).await {
             Ok(()) => break,
             // Said once, not every second.
             Err(error) if error.to_string() != said => {
@@ -49,18 +51,18 @@ async fn carry_out_and_leave(host: &Host, order_id: &str) {
             }
             Err(_) => {}
         }
-        tokio::time::sleep(RETRY).await;
+        host.machine().pause(RETRY).await;
     }
     info!(order = order_id, "done; waiting for the kubelet to end this Pod");
     std::future::pending::<()>().await;
 }
 
-async fn attempt(host: &Host, order_id: &str) -> Result<(), Error> {
+async fn attempt(host: &Host, order_id: &str, forward: &dyn Forward) -> Result<(), Error> {
     let lock = host.lock()?;
     let order = host.order()?.filter(|order| order.id == order_id);
     match &order {
         Some(order) => {
-            let journal = carry_out(host, order, &lock).await?;
+            let journal = carry_out(host, order, &lock, forward).await?;
             info!(order = order.id, state = journal.state.name(), "install ended");
         }
         None => warn!(order = order_id, "the order on the disk is another one"),
@@ -70,27 +72,34 @@ async fn attempt(host: &Host, order_id: &str) -> Result<(), Error> {
 
 /// Carries out one order to its end and returns its journal. An error means that not even the journal could be written;
 /// calling again goes on from where it is.
-pub async fn carry_out(host: &Host, order: &Order, _lock: &Lock) -> Result<Journal, Error> {
-    let mut journal = host.journal_of(order, Timestamp::now())?;
+pub async fn carry_out(
+    host: &Host,
+    order: &Order,
+    _lock: &Lock,
+    forward: &dyn Forward,
+) -> Result<Journal, Error> {
+    let machine = host.machine();
+    let mut journal = host.journal_of(order, machine.time_of_day())?;
     // The first sign of life: the agent waits for it.
     host.record(order, &journal)?;
-    let mut service = Service::new(host, order);
+    let mut service = Service::new(host, order, forward);
     let mut silence = Silence::default();
     loop {
         let observed = host.observe(order, &journal, service.seen()).await?;
-        let now = host.now();
+        let now = machine.now();
         silence.count(&mut journal, &observed, &now);
         service.follow(install::next::relief(&journal, &observed));
         let mut step = install::next(order, &journal, &observed, &now);
         if let Err(error) = do_step(host, order, &mut journal, &step).await {
             warn!(order = order.id, ?step, %error, "a step failed");
             let observed = host.observe(order, &journal, service.seen()).await?;
-            step = install::next::after_failure(order, &journal, &observed, &error.to_string(), &host.now());
+            let now = machine.now();
+            step = install::next::after_failure(order, &journal, &observed, &error.to_string(), &now);
         }
         match step {
             Step::Record(state) => {
                 info!(order = order.id, state = state.name(), reason = state.reason(), "install");
-                let next = journal.record(state, Timestamp::now());
+                let next = journal.record(state, machine.time_of_day());
                 host.record(order, &next)?;
                 journal = next;
             }
@@ -100,7 +109,7 @@ pub async fn carry_out(host: &Host, order: &Order, _lock: &Lock) -> Result<Journ
                     journal.waiting_for = reason;
                     host.record(order, &journal)?;
                 }
-                tokio::time::sleep(pause(&journal.state)).await;
+                machine.pause(pause(&journal.state)).await;
             }
             Step::Finished => {
                 service.finish().await;
@@ -139,7 +148,7 @@ async fn do_step(host: &Host, order: &Order, journal: &mut Journal, step: &Step)
         Step::RemoveStandIns => host.remove_stand_ins(order, journal),
         Step::MergeLogs => host.merge_stand_in_logs(order),
         Step::Prove(target) => {
-            let proof = host.prove_install(order, journal, *target, Timestamp::now()).await;
+            let proof = host.prove_install(order, journal, *target, host.machine().time_of_day()).await;
             info!(order = order.id, ?target, result = ?proof.result, message = proof.message, "proof");
             let next = Journal { proof: Some(proof), ..journal.clone() };
             host.record(order, &next)?;

@@ -15,7 +15,6 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread::{self, JoinHandle};
@@ -31,6 +30,8 @@ use tracing::{debug, warn};
 
 use crate::install::addresses::Addresses;
 
+use super::serve::Route;
+
 /// Between two tries to take the port: nobody answers clients meanwhile, and a try costs some microseconds.
 const TRY: Duration = Duration::from_millis(5);
 /// Between two questions whether to give it back: the new server needs about a second until it asks for it.
@@ -42,19 +43,6 @@ const BUFFER: usize = 16 << 10;
 /// Connections that wait to be accepted, when all clients of a node come back at once; the system has its own limit
 /// (`net.core.somaxconn`, 4096).
 const BACKLOG: u32 = 4096;
-
-/// What a relief is about.
-#[derive(Clone, Debug)]
-pub(super) struct Options {
-    /// The addresses of the API port, all of them or none taken. `[::]` takes IPv4 too, as Go does for both wildcards, and is
-    /// `0.0.0.0` on a machine without IPv6.
-    pub(super) listen: Vec<SocketAddr>,
-    /// Where the stand-in listens, on loopback.
-    pub(super) to: SocketAddrV4,
-    /// The file of the table of addresses. Of the same stand-in every relief must have the same one; it goes on from what is
-    /// in it.
-    pub(super) table: PathBuf,
-}
 
 /// How far a relief is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -109,13 +97,13 @@ impl Relief {
     ///
     /// # Errors
     /// The table's file cannot be read or written, or there can be no thread. No port was touched.
-    pub(super) fn start(options: Options, release: impl Fn() -> bool + Send + 'static) -> io::Result<Self> {
-        let forwarder = Arc::new(Forwarder::new(&options)?);
+    pub(super) fn start(route: Route, release: impl Fn() -> bool + Send + 'static) -> io::Result<Self> {
+        let forwarder = Arc::new(Forwarder::new(&route)?);
         let (state, watched) = watch::channel(State::Waiting { trouble: None });
         let (end, ended) = oneshot::channel();
         let (begun, begins) = mpsc::channel();
         raise_limit_of_open_files();
-        let work = Work { forwarder: forwarder.clone(), listen: options.listen, state };
+        let work = Work { forwarder: forwarder.clone(), listen: route.listen, state };
         let thread = thread::Builder::new().name("relief".to_owned()).spawn(move || {
             // Built where it is used: the caller has a runtime of its own, in which another must not be dropped.
             match tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build() {
@@ -301,10 +289,10 @@ struct Forwarder {
 }
 
 impl Forwarder {
-    fn new(options: &Options) -> io::Result<Self> {
+    fn new(route: &Route) -> io::Result<Self> {
         Ok(Self {
-            to: options.to,
-            table: Mutex::new(Table::open(options)?),
+            to: route.to,
+            table: Mutex::new(Table::open(route)?),
             free: Arc::new(Semaphore::new(MOST_CONNECTIONS as usize)),
             held: Mutex::new(None),
             carried: AtomicU64::new(0),
@@ -374,9 +362,9 @@ struct Table {
 }
 
 impl Table {
-    fn open(options: &Options) -> io::Result<Self> {
+    fn open(route: &Route) -> io::Result<Self> {
         let mut file =
-            OpenOptions::new().read(true).append(true).create(true).mode(0o600).open(&options.table)?;
+            OpenOptions::new().read(true).append(true).create(true).mode(0o600).open(&route.table)?;
         let mut text = Vec::new();
         file.read_to_end(&mut text)?;
         let length = text.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end as u64 + 1);

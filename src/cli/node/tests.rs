@@ -313,7 +313,9 @@ fn a_manifest_that_changes_between_plan_and_swap_is_refused_and_planned_anew() {
     fs::write(node.manifest(), &edited).unwrap();
     let order = done.order(&terms(10), jiff::Timestamp::UNIX_EPOCH);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let journal = runtime.block_on(installer::carry_out(&host, &order, &host.lock().unwrap())).unwrap();
+    let journal = runtime
+        .block_on(installer::carry_out(&host, &order, &host.lock().unwrap(), &installer::RealForward))
+        .unwrap();
     assert_eq!(journal.state.name(), "Refused");
     assert!(journal.state.reason().contains("changed after the plan"), "{}", journal.state.reason());
     assert_eq!(fs::read_to_string(node.manifest()).unwrap(), edited);

@@ -29,9 +29,9 @@ impl Scene {
         }
     }
 
-    fn options(&self, listen: SocketAddr) -> Options {
+    fn options(&self, listen: SocketAddr) -> Route {
         let SocketAddr::V4(to) = self.stand_in.local_addr().unwrap() else { unreachable!("bound so") };
-        Options { listen: vec![listen], to, table: self.folder.path().join("addresses") }
+        Route { listen: vec![listen], to, table: self.folder.path().join("addresses") }
     }
 
     fn start(&self, listen: SocketAddr) -> Relief {
@@ -210,7 +210,7 @@ async fn of_several_addresses_all_or_none_are_taken() {
     let scene = Scene::new().await;
     let old = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let (free, taken) = (free_port(), old.local_addr().unwrap());
-    let options = Options { listen: vec![free, taken], ..scene.options(free) };
+    let options = Route { listen: vec![free, taken], ..scene.options(free) };
     let relief = Relief::start(options, || false).unwrap();
     assert_eq!(relief.status().held_after, None);
     drop(old);
@@ -282,7 +282,7 @@ async fn a_table_is_gone_on_with_and_loses_its_half_line() {
 #[tokio::test]
 async fn without_a_table_nothing_starts() {
     let scene = Scene::new().await;
-    let options = Options { table: scene.folder.path().to_owned(), ..scene.options(free_port()) };
+    let options = Route { table: scene.folder.path().to_owned(), ..scene.options(free_port()) };
     Relief::start(options, || false).unwrap_err();
 }
 
