@@ -15,6 +15,7 @@ endif
 CARGO_DENY_VERSION := 0.20.2
 CARGO_DENY := $(CACHE)/tools/cargo-deny-$(CARGO_DENY_VERSION)/bin/cargo-deny
 export HELM := $(shell e2e/k8s/build --where | sed -n 's/^helm=//p')/helm
+export KUBECONFORM := $(shell e2e/k8s/build --where | sed -n 's/^kubeconform=//p')/kubeconform
 # The target folder of .ci/static.
 STATIC := $(abspath $(or $(CARGO_TARGET_DIR),target))/x86_64-unknown-linux-musl/release
 IMAGE ?= audit-operator:$(shell sed -n '0,/^version = "\(.*\)"/s//\1/p' Cargo.toml)
@@ -56,9 +57,9 @@ deny: $(CARGO_DENY)
 	$(call say,licences and banned crates and sources of the dependencies)
 	@$(CARGO_DENY) --log-level error --locked check licenses bans sources
 
-chart: $(HELM)
-	$(call say,linting the chart)
-	@$(HELM) lint --strict --quiet charts/audit-operator
+chart: $(HELM) $(KUBECONFORM)
+	$(call say,linting the chart and holding what it renders against the schemas of Kubernetes)
+	@.ci/chart
 
 generate: $(HELM) ## Write what is generated: CRDs and the rendered chart
 	$(call say,writing the CRDs and the rendered chart)
@@ -104,3 +105,6 @@ $(CARGO_DENY):
 
 $(HELM):
 	@e2e/k8s/build helm
+
+$(KUBECONFORM):
+	@e2e/k8s/build kubeconform

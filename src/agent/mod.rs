@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use futures::Future;
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::Secret;
+use k8s_openapi::api::core::v1::{Pod, Secret};
 use kube::runtime::events::{Event, EventType, Recorder, Reporter};
 use kube::runtime::reflector::Store;
 use kube::runtime::watcher;
@@ -39,6 +39,8 @@ use decide::{Bundle, Chore, Situation};
 
 /// How often the node's own files are looked at; nothing is sent when they have not changed.
 const LOOK: Duration = Duration::from_secs(1);
+/// The agent's container in its Pod.
+const CONTAINER: &str = "agent";
 /// First and longest pause after the API server could not be reached.
 const RETRY: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(5));
 
@@ -49,8 +51,8 @@ pub struct Options {
     pub node_name: String,
     /// Namespace of the operator: bundles lie there.
     pub namespace: String,
-    /// The image of the installer's static Pod: this agent's own, because that is on the node.
-    pub installer_image: String,
+    /// The name of its own Pod, which says what image is on this node: the installer's static Pod is started from that.
+    pub pod_name: String,
 }
 
 /// Runs until `shutdown` ends. An install under way goes on where it is when the agent comes back.
@@ -71,9 +73,14 @@ pub async fn run(
         ready = store.wait_until_ready() => ready?,
         () = &mut shutdown => return Ok(()),
     }
-    info!(node = options.node_name, "watching this node's AuditNode");
+    let image = own_image(&client, &options);
+    let image = tokio::select! {
+        image = image => image?,
+        () = &mut shutdown => return Ok(()),
+    };
+    info!(node = options.node_name, image, "watching this node's AuditNode");
     health.set_ready(true);
-    let mut agent = Agent::new(client, host, options, store);
+    let mut agent = Agent::new(client, host, options, image, store);
     let mut pause = RETRY.0;
     loop {
         let wait = match agent.look().await {
@@ -103,12 +110,40 @@ pub async fn run(
     Ok(())
 }
 
+/// The image this agent runs from, as its Pod has it by now: whatever rewrote it on the way (kustomize, an admission
+/// webhook), this is the one that the node has.
+async fn own_image(client: &Client, options: &Options) -> anyhow::Result<String> {
+    let pods = Api::<Pod>::namespaced(client.clone(), &options.namespace);
+    let mut pause = RETRY.0;
+    loop {
+        match pods.get(&options.pod_name).await {
+            Ok(pod) => {
+                let image = image_of(pod);
+                return image
+                    .with_context(|| format!("Pod `{}` has no container `{CONTAINER}`", options.pod_name));
+            }
+            // Also when it says that this is forbidden: an API server that has just started says so for a moment.
+            Err(error) => {
+                warn!(%error, pod = options.pod_name, retry_after = ?pause, "cannot read its own Pod")
+            }
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(RETRY.1);
+    }
+}
+
+fn image_of(pod: Pod) -> Option<String> {
+    pod.spec?.containers.into_iter().find(|container| container.name == CONTAINER)?.image
+}
+
 /// The order's identity, its journal's state, and whether its installer is in the manifests folder.
 type Stand = (Option<String>, Option<&'static str>, bool);
 
 struct Agent {
     host: Host,
     options: Options,
+    /// The image of the installer's static Pod.
+    image: String,
     store: Store<AuditNode>,
     nodes: Api<AuditNode>,
     bundles: Api<Secret>,
@@ -132,7 +167,7 @@ fn jitter() -> f64 {
 }
 
 impl Agent {
-    fn new(client: Client, host: Host, options: Options, store: Store<AuditNode>) -> Self {
+    fn new(client: Client, host: Host, options: Options, image: String, store: Store<AuditNode>) -> Self {
         let reporter = Reporter {
             controller: api::AGENT_FIELD_MANAGER.to_owned(),
             instance: Some(options.node_name.clone()),
@@ -143,6 +178,7 @@ impl Agent {
             events: Recorder::new(client, reporter),
             host,
             options,
+            image,
             store,
             bundle: None,
             reported: None,
@@ -262,7 +298,7 @@ impl Agent {
 
     fn add_installer(&self, order: &Order) -> Result<(), host::Error> {
         let port = manifest::read(&order.target).map_or(6443, |manifest| manifest.secure_port());
-        let (node_name, image) = (&self.options.node_name, &self.options.installer_image);
+        let (node_name, image) = (&self.options.node_name, &self.image);
         self.host.add_installer(order, &InstallerPod { node_name, image, port })
     }
 
@@ -274,7 +310,7 @@ impl Agent {
             // Under the lock nobody begins it; somebody may just have done so.
             Chore::Withdraw if begun.is_none() => {
                 let now = Timestamp::now();
-                let state = decide::withdrawn(&self.options.installer_image);
+                let state = decide::withdrawn(&self.image);
                 self.host.record(order, &Journal::begin(&order.id, now).record(state, now))?;
                 self.host.remove_installer(&order.id)?;
             }

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::process::ExitCode;
 
 use anyhow::Context;
-use audit_operator::cli::{self, generate, node, trail};
+use audit_operator::cli::{self, generate, node, proofs, trail};
 use audit_operator::host::{self, Host};
 use audit_operator::{agent, controller, installer, telemetry};
 use kube::Client;
@@ -66,9 +66,9 @@ enum Command {
         /// The manifest, below the root.
         #[arg(long, value_name = "PATH", default_value = host::MANIFEST)]
         manifest: String,
-        /// Image of the installer's static Pod: the one this agent runs from.
-        #[arg(long, value_name = "IMAGE")]
-        installer_image: String,
+        /// Name of the Pod this agent runs in; the installer's static Pod gets the same image.
+        #[arg(long, value_name = "NAME", env = "POD_NAME")]
+        pod_name: String,
         /// Where to serve /metrics, /healthz and /readyz, such as 127.0.0.1:9469; nowhere when it is not given.
         #[arg(long, value_name = "HOST:PORT")]
         metrics_address: Option<SocketAddr>,
@@ -91,6 +91,8 @@ enum Command {
     /// The same engine without a cluster: for image builds, the first control-plane node, and break-glass.
     #[command(subcommand)]
     Node(node::Verb),
+    /// Wait until every node that an AuditConfiguration has says that an event landed in its log; `helm test` runs this.
+    Proofs(proofs::Args),
     /// This node's part of a question of `kubectl audit`, run in the agent's container.
     #[command(hide = true)]
     Trail(trail::Args),
@@ -104,7 +106,7 @@ fn main() -> ExitCode {
     // Verbs for people speak through their output; the log is for when something is wrong.
     let level = match cli.command {
         Command::Controller { .. } | Command::Agent { .. } | Command::Installer { .. } => "info",
-        Command::Node(_) | Command::Trail(_) | Command::Generate(_) => "error",
+        Command::Node(_) | Command::Proofs(_) | Command::Trail(_) | Command::Generate(_) => "error",
     };
     let filter = std::env::var("RUST_LOG").unwrap_or_else(|_| level.to_owned());
     // The client logs every failed request as an error of its own; we say it once, with what it was for.
@@ -126,9 +128,9 @@ fn main() -> ExitCode {
             let options = controller::Options { namespace, config_map_namespaces, identity, own_node };
             runtime.block_on(run_controller(options, metrics_address))
         }
-        Command::Agent { node_name, namespace, root, manifest, installer_image, metrics_address } => {
+        Command::Agent { node_name, namespace, root, manifest, pod_name, metrics_address } => {
             let host = Host::new(root, manifest, Some(node_name.clone()));
-            let options = agent::Options { node_name, namespace, installer_image };
+            let options = agent::Options { node_name, namespace, pod_name };
             runtime.block_on(run_agent(host, options, metrics_address))
         }
         Command::Installer { order, node_name, root, manifest } => runtime.block_on(async {
@@ -136,6 +138,7 @@ fn main() -> ExitCode {
             Ok(cli::OK)
         }),
         Command::Node(verb) => runtime.block_on(node::run(&verb, streams)),
+        Command::Proofs(args) => runtime.block_on(proofs::run(&args, streams)),
         Command::Trail(args) => trail::run(&args, streams),
         Command::Generate(what) => generate::run(&what, streams),
     })

@@ -18,6 +18,7 @@ pub mod node;
 mod nodes;
 pub mod output;
 pub mod print;
+pub mod proofs;
 pub mod render;
 pub mod status;
 pub mod top;

@@ -7,10 +7,13 @@
 #![expect(clippy::disallowed_methods, reason = "these tests read the repository")]
 
 mod chart;
+mod generated;
 mod layering;
+mod linter;
 mod markdown;
 mod orphan;
 mod permissions;
 mod recipes;
+mod rendered;
 mod source;
 mod style;

@@ -5,36 +5,10 @@
 
 use std::collections::BTreeSet;
 
-use serde::Deserialize as _;
 use serde_json::Value;
 
 use crate::markdown::{document, table};
-
-fn objects() -> Vec<Value> {
-    let text = document("deploy/audit-operator.yaml");
-    let documents = serde_yaml::Deserializer::from_str(&text).map(|d| Value::deserialize(d).unwrap());
-    let objects: Vec<Value> = documents.filter(|d| !d.is_null()).collect();
-    assert!(objects.len() > 10, "only {} objects in deploy/audit-operator.yaml", objects.len());
-    objects
-}
-
-fn kind(object: &Value) -> &str {
-    object["kind"].as_str().unwrap()
-}
-
-fn list(value: &Value) -> &[Value] {
-    value.as_array().map_or(&[], Vec::as_slice)
-}
-
-fn words(value: &Value) -> Vec<&str> {
-    list(value).iter().map(|word| word.as_str().unwrap()).collect()
-}
-
-/// Workloads with their Pods' specs.
-fn pods(objects: &[Value]) -> Vec<(&str, &Value)> {
-    let workloads = objects.iter().filter(|o| !o["spec"]["template"].is_null());
-    workloads.map(|o| (o["metadata"]["name"].as_str().unwrap(), &o["spec"]["template"]["spec"])).collect()
-}
+use crate::rendered::{kind, list, objects, pods, words};
 
 /// As kubectl has it: `auditnodes.audit-operator.dev/status`; the core group has no name.
 fn full_name(resource: &str, group: &str) -> String {

@@ -26,6 +26,9 @@ app.kubernetes.io/version: {{ $root.Chart.AppVersion | quote }}
 app.kubernetes.io/part-of: audit-operator
 app.kubernetes.io/managed-by: {{ $root.Release.Service }}
 helm.sh/chart: {{ printf "%s-%s" $root.Chart.Name $root.Chart.Version | replace "+" "_" }}
+{{- with $root.Values.commonLabels }}
+{{ toYaml . }}
+{{- end }}
 {{- end -}}
 
 {{/* The image, by digest when there is one. */}}
@@ -47,6 +50,22 @@ helm.sh/chart: {{ printf "%s-%s" $root.Chart.Name $root.Chart.Version | replace 
 {{- $port := regexFind "[0-9]+$" . -}}
 {{- $host := trimSuffix (printf ":%s" $port) . | trimPrefix "[" | trimSuffix "]" -}}
 {{- dict "host" (has $host (list "0.0.0.0" "::") | ternary "" $host) "port" (int $port) | toJson -}}
+{{- end -}}
+
+{{/* Labels of a Pod. Takes (list $ component further-labels). */}}
+{{- define "audit-operator.podLabels" -}}
+{{ include "audit-operator.labels" . }}
+{{- with index . 2 }}
+{{ toYaml . }}
+{{- end }}
+{{- end -}}
+
+{{/* What every container of ours may do: nothing beyond its mounts. */}}
+{{- define "audit-operator.containerSecurity" -}}
+allowPrivilegeEscalation: false
+readOnlyRootFilesystem: true
+capabilities:
+  drop: [ALL]
 {{- end -}}
 
 {{/* A container's metrics port and probes. Takes (dict "address" ADDRESS "hostNetwork" BOOL). */}}

@@ -60,8 +60,7 @@ pub(super) fn one_file(stage: &Stage<'_>) -> Result<()> {
     stage.voice.headline("kubectl apply -f deploy/audit-operator.yaml: the same from one file");
     let file = include_str!("../../../../deploy/audit-operator.yaml");
     let (of_file, imported) = (concat!("audit-operator:", env!("CARGO_PKG_VERSION")), operator_reference());
-    // Two containers, and the agent's word for the installer.
-    ensure!(file.matches(of_file).count() == 3, "not three images {of_file} in the file");
+    ensure!(file.matches(of_file).count() == 2, "not two images {of_file} in the file");
     stage.apply(&file.replace(of_file, &imported))?;
     for workload in ["deployment/audit-operator-controller", "daemonset/audit-operator-agent"] {
         stage.show(&["rollout", "status", workload, "-n", NAMESPACE, "--timeout=10m"])?;
