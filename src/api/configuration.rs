@@ -49,6 +49,7 @@ pub struct AuditConfigurationSpec {
     /// Which nodes it applies to; by default every control-plane node of kubeadm. Only nodes that run the agent can
     /// follow. When two AuditConfigurations select one node, the older one has it.
     #[serde(default = "control_plane")]
+    #[schemars(transform = super::rules::of_selector)]
     pub node_selector: LabelSelector,
     /// What is recorded.
     pub policy: PolicySource,
@@ -84,6 +85,11 @@ fn control_plane() -> LabelSelector {
     "(has(self.profile) ? 1 : 0) + (has(self.inline) ? 1 : 0) + (has(self.configMapRef) ? 1 : 0) == 1",
     "exactly one of `profile`, `inline` and `configMapRef` is needed"
 ))]
+#[x_kube(validation = (
+    "!has(self.inline) || (has(self.inline.rules) && self.inline.rules.size() > 0) || \
+     (has(self.prepend) && self.prepend.size() > 0) || (has(self.append) && self.append.size() > 0)",
+    "a policy needs at least one rule: add `- level: Metadata` to log everything without bodies"
+))]
 pub struct PolicySource {
     /// A built-in policy: `Metadata` (who did what to which object, of every request), `Recommended` (the same
     /// without the noise of the cluster's own components), `WriteRequestBodies` (also what was sent with writes, never
@@ -108,7 +114,11 @@ pub struct PolicySource {
     /// has a file of its own, `/etc/kubernetes/audit/policy-<revision>.yaml`, which is safer: an API server that
     /// crashes in the middle of a change never starts with a policy that was not proven.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 2, max = 512), regex(pattern = r"^/[^:*?<>|\s]*[^/:*?<>|\s]$"))]
+    #[schemars(
+        length(min = 2, max = 512),
+        regex(pattern = r"^/[^:*?<>|\s]*[^/:*?<>|\s]$"),
+        transform = super::rules::of_policy_path
+    )]
     pub path: Option<String>,
 }
 
@@ -139,7 +149,11 @@ pub struct LogBackend {
     /// The log file, `--audit-log-path`. Its folder is mounted into the API server's Pod, because rotation renames files;
     /// `-` writes to the container's standard output instead and mounts nothing.
     #[serde(default = "default_path")]
-    #[schemars(length(min = 1, max = 512), regex(pattern = r"^(-|/[^:*?<>|\s]+/[^/:*?<>|\s]+)$"))]
+    #[schemars(
+        length(min = 1, max = 512),
+        regex(pattern = r"^(-|/[^:*?<>|\s]+/[^/:*?<>|\s]+)$"),
+        transform = super::rules::of_log_path
+    )]
     pub path: String,
     /// Days a rotated file is kept, `--audit-log-maxage`; 0 keeps it until `maxBackups` removes it.
     #[serde(default = "default_max_age")]

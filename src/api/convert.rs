@@ -3,6 +3,9 @@
 //! Whatever CEL in the CRD can say is said there too; here it is always checked, because a file read by the CLI has met
 //! no API server. All findings are returned, each with the path of the field in the AuditConfiguration.
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
+use kube::core::Selector;
+
 use crate::audit::{Finding, Policy, ServerVersion, Severity, ValidPolicy, lint};
 use crate::manifest::{Flag, Mount, PathType};
 use crate::revision::{PLACEHOLDER, POLICY_FOLDER, Rendered};
@@ -18,7 +21,7 @@ pub const POLICY_VOLUME: &str = "audit-policy";
 const STDOUT: &str = "-";
 
 /// Folders that must never be mounted writable into the API server's Pod as a log folder, nor hold a policy file.
-const SYSTEM_FOLDERS: &[&str] = &[
+pub(super) const SYSTEM_FOLDERS: &[&str] = &[
     "/",
     "/bin",
     "/boot",
@@ -61,6 +64,11 @@ pub fn render(
 ) -> Result<(Rendered, Vec<Finding>), Vec<Finding>> {
     let (policy, mut findings) = policy(&spec.policy, config_map, server);
     findings.extend(log_findings(&spec.log));
+    if selector(&spec.node_selector).is_none() {
+        let message =
+            "selects every node or is not a label selector; leave it out to select every control-plane node";
+        findings.push(Finding::operator("node-selector", "spec.nodeSelector", message));
+    }
     findings.extend(rollout::findings(&spec.rollout, &spec.proof));
     findings.extend(spec.policy.path.as_deref().and_then(policy_path_finding));
     match policy {
@@ -122,6 +130,12 @@ fn policy(
         (!again).then_some(Finding { path, ..f })
     }));
     (valid, findings)
+}
+
+/// `None` for a selector that is not one, or that selects everything: an audit configuration is never meant for
+/// workers, and an empty selector is nearly always a mistake.
+pub fn selector(selector: &LabelSelector) -> Option<Selector> {
+    Selector::try_from(selector.clone()).ok().filter(|s| !s.selects_all())
 }
 
 fn in_config_map(finding: &Finding) -> String {

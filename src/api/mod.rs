@@ -10,6 +10,7 @@ pub mod convert;
 mod duration;
 pub mod node;
 pub mod rollout;
+mod rules;
 pub mod schema;
 
 pub use configuration::{AuditConfiguration, AuditConfigurationSpec, AuditConfigurationStatus};

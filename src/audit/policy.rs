@@ -6,6 +6,8 @@
 //!
 //! The bounds are for the API server, which refuses to evaluate expressions over unbounded lists; they are far
 //! above what a policy in use needs (the longest name Kubernetes itself makes is a service account's, 339 bytes).
+//! Those expressions repeat [`super::validate`] where they can, so that `kubectl apply` refuses what kube-apiserver would
+//! not start with; the e2e tests ask a real API server for each.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -42,6 +44,12 @@ pub struct Policy {
 /// requests only; a rule with neither matches both.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
+#[schemars(extend("x-kubernetes-validations" = [{
+    "rule": "!has(self.nonResourceURLs) || self.nonResourceURLs.size() == 0 || \
+             ((!has(self.resources) || self.resources.size() == 0) && (!has(self.namespaces) || self.namespaces.size() == 0))",
+    "message": "a rule is about objects (`resources`, `namespaces`) or about other URLs (`nonResourceURLs`), not both: split it in two",
+    "fieldPath": ".nonResourceURLs",
+}]))]
 pub struct Rule {
     /// How much of the request is logged.
     pub level: Level,
@@ -65,7 +73,7 @@ pub struct Rule {
 
     /// The objects the rule applies to: at least one entry must match. Cannot be used with `nonResourceURLs`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 256))]
+    #[schemars(length(max = 128))]
     pub resources: Vec<GroupResources>,
 
     /// The namespaces the rule applies to; the empty string stands for requests outside any namespace (also lists
@@ -78,7 +86,7 @@ pub struct Rule {
     /// The URL paths, other than those of objects, that the rule applies to: `/healthz*` for all that begin so,
     /// `/version` for exactly that, `*` for all. `*` is a wildcard as the last character only.
     #[serde(default, rename = "nonResourceURLs", skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 256), inner(length(max = 512)))]
+    #[schemars(length(max = 128), inner(length(max = 512)), transform = with_rules_of_urls)]
     pub non_resource_urls: Vec<String>,
 
     /// Stages for which this rule's requests create no event, besides the policy's own `omitStages`.
@@ -95,11 +103,32 @@ pub struct Rule {
 /// Resources of one API group.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
+#[schemars(extend("x-kubernetes-validations" = [{
+    "rule": "!has(self.resourceNames) || self.resourceNames.size() == 0 || (has(self.resources) && self.resources.size() > 0)",
+    "message": "names need resources that they are the names of: add `resources`",
+    "fieldPath": ".resourceNames",
+}]))]
 pub struct GroupResources {
     /// The API group without a version, as `apps` or `rbac.authorization.k8s.io`. Empty is the core group (pods,
     /// secrets, …). `*` is every group; kube-apiserver before 1.36 does not start with that.
+    // No default in the CRD: inside a list it would be a difference between Git and the cluster to whoever compares lists
+    // as a whole, as Argo CD does. The pattern refuses what the two rules leave; with it they are a DNS subdomain.
     #[serde(default)]
-    #[schemars(length(max = 253))]
+    #[schemars(
+        transform = without_default,
+        length(max = 253),
+        regex(pattern = r"^(\*|[A-Za-z0-9/]([-A-Za-z0-9/]*[A-Za-z0-9/])?(\.[A-Za-z0-9/]([-A-Za-z0-9/]*[A-Za-z0-9/])?)*)?$"),
+        extend("x-kubernetes-validations" = [
+            {
+                "rule": "!self.contains('/')",
+                "message": "is not the name of an API group: leave the version out",
+            },
+            {
+                "rule": "self == self.lowerAscii()",
+                "message": "is not the name of an API group: write it in lower case",
+            },
+        ])
+    )]
     pub group: String,
 
     /// The resources by their plural name; empty means all of the group. `pods` is pods without their subresources,
@@ -186,6 +215,26 @@ impl std::fmt::Display for Stage {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(self.as_str())
     }
+}
+
+/// An attribute cannot put them on a list's items.
+fn with_rules_of_urls(schema: &mut schemars::Schema) {
+    let rules = serde_json::json!([
+        {
+            "rule": "self == '*' || self.startsWith('/')",
+            "message": "must begin with `/`, or be `*` for every URL",
+        },
+        {
+            "rule": "self.indexOf('*') in [-1, self.size() - 1]",
+            "message": "has a `*` that is not its last character: only there is it a wildcard",
+        },
+    ]);
+    let items = schema.get_mut("items").and_then(serde_json::Value::as_object_mut);
+    items.expect("it is a list").insert("x-kubernetes-validations".to_owned(), rules);
+}
+
+fn without_default(schema: &mut schemars::Schema) {
+    schema.remove("default");
 }
 
 fn is_false(flag: &bool) -> bool {

@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, OwnerReference};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::ResourceExt;
-use kube::core::{Selector, SelectorExt};
+use kube::core::SelectorExt;
 
 use crate::api::rollout::removal_is_approved;
 use crate::api::{
@@ -139,19 +139,13 @@ fn oldest_server(world: &World) -> ServerVersion {
 }
 
 fn selected(world: &World, configuration: &AuditConfiguration) -> Vec<String> {
-    let selector = selector(&configuration.spec.node_selector);
+    let selector = convert::selector(&configuration.spec.node_selector);
     let mut names: Vec<String> = (world.nodes.iter())
         .filter(|node| selector.as_ref().is_some_and(|s| s.matches(node.labels())))
         .map(|node| node.name_any())
         .collect();
     names.sort();
     names
-}
-
-/// `None` for a selector that is not one, or that selects everything: an audit configuration is never meant for
-/// workers, and an empty selector is nearly always a mistake.
-fn selector(selector: &LabelSelector) -> Option<Selector> {
-    Selector::try_from(selector.clone()).ok().filter(|s| !s.selects_all())
 }
 
 fn render(
@@ -163,14 +157,6 @@ fn render(
         reason: Reason::InvalidConfiguration,
         message: findings.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"),
     };
-    if selector(&configuration.spec.node_selector).is_none() {
-        return Err(Invalid {
-            reason: Reason::InvalidConfiguration,
-            message: "spec.nodeSelector: selects every node or is not a label selector; leave it out to select every \
-                      control-plane node"
-                .to_owned(),
-        });
-    }
     let text = config_map_text(world, configuration)?;
     convert::render(&configuration.spec, text.as_deref(), server)
         .map(|(rendered, _warnings)| rendered)

@@ -6,6 +6,7 @@
 #![expect(clippy::unwrap_used, reason = "a guard that cannot read the repository has failed")]
 #![expect(clippy::disallowed_methods, reason = "these tests read the repository")]
 
+mod admission;
 mod chart;
 mod generated;
 mod layering;

@@ -135,7 +135,8 @@ fn no_container_has_more_than_it_needs() {
 fn an_agent_is_tied_to_its_own_node() {
     let objects = objects();
     let only = |wanted: &str| {
-        let found: Vec<&Value> = objects.iter().filter(|o| kind(o) == wanted).collect();
+        let is = |o: &&Value| kind(o) == wanted && o["metadata"]["name"] == "audit-operator-agent-own-node";
+        let found: Vec<&Value> = objects.iter().filter(is).collect();
         assert_eq!(found.len(), 1, "{wanted}");
         found[0]
     };
