@@ -86,10 +86,10 @@ outage: k8s static ## How long a change leaves a single control plane without AP
 	$(call say,what a change costs)
 	@E2E_OPERATOR_BINARY='$(STATIC)/audit-operator' cargo run --quiet --locked -p e2e -- outage
 
-faults: k8s static ## Every fault of docs/reliability.md on real control planes; needs root
+faults: k8s static ## Every fault of docs/reliability.md on real control planes, JOBS=3 clusters at once; needs root
 	@e2e/k8s/prerequisites
 	$(call say,faults)
-	@E2E_OPERATOR_BINARY='$(STATIC)/audit-operator' cargo run --quiet --locked -p e2e -- faults
+	@E2E_OPERATOR_BINARY='$(STATIC)/audit-operator' cargo run --quiet --locked -p e2e -- faults --jobs $(or $(JOBS),3)
 
 demo: k8s static ## The whole story on a real control plane; needs root
 	@e2e/k8s/prerequisites

@@ -11,21 +11,26 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
-use crate::wait;
+use crate::{process, wait};
 
 /// One v1 hierarchy of this machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Hierarchy {
     /// Its mount option: `memory`, `cpu,cpuacct`, `name=systemd`.
     pub(crate) option: String,
-    /// This process's group in it.
+    /// The process's group in it.
     pub(crate) own: PathBuf,
+}
+
+/// The groups a process is in, by its id on this machine.
+pub(crate) fn of(id: process::Id) -> Result<Vec<Hierarchy>> {
+    let read = |path: &str| fs::read_to_string(path).with_context(|| format!("reading {path}"));
+    Ok(parse(&read(&format!("/proc/{id}/cgroup"))?, &read("/proc/self/mountinfo")?))
 }
 
 /// The hierarchies this process is in.
 pub(crate) fn hierarchies() -> Result<Vec<Hierarchy>> {
-    let read = |path: &str| fs::read_to_string(path).with_context(|| format!("reading {path}"));
-    let found = parse(&read("/proc/self/cgroup")?, &read("/proc/self/mountinfo")?);
+    let found = of(std::process::id() as process::Id)?;
     let has = |name: &str| found.iter().any(|h| h.option.split(',').any(|o| o == name));
     ensure!(
         has("memory") && has("cpuset") && has("devices"),

@@ -72,7 +72,7 @@ impl Cluster {
             return Err(error);
         }
         say!("the bring-up failed, once more from scratch: {error:#}");
-        evidence::collect(state, &programs, "bring-up")?;
+        evidence::collect(state, &programs, "bring-up", &format!("{error:#}\n"))?;
         teardown::down(state)?;
         Self::bring_up(state, &programs, &names, wanted)
     }

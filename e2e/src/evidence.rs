@@ -32,9 +32,9 @@ const OBJECTS: [(&str, &str); 5] = [
     ("events", "yaml"),
 ];
 
-/// Copies everything into `$E2E_EVIDENCE/NAME` (default: `e2e/evidence` of the repository). What is missing is
+/// Copies everything, and why it is wanted, into `$E2E_EVIDENCE/NAME` (default: `e2e/evidence` of the repository). What is missing is
 /// left out: a cluster that failed early has little.
-pub(crate) fn collect(state: &State, programs: &Programs, name: &str) -> Result<()> {
+pub(crate) fn collect(state: &State, programs: &Programs, name: &str, why: &str) -> Result<()> {
     let base = env::var_os("E2E_EVIDENCE")
         .map_or_else(|| PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/evidence")), PathBuf::from);
     let folder = base.join(name);
@@ -42,6 +42,7 @@ pub(crate) fn collect(state: &State, programs: &Programs, name: &str) -> Result<
         fs::remove_dir_all(&folder)?;
     }
     fs::create_dir_all(&folder)?;
+    fs::write(folder.join("why.txt"), why)?;
     let names = state.nodes();
     for number in names.iter().filter_map(|name| crate::network::number(name)) {
         let node = Node::new(state, programs, number);

@@ -6,6 +6,7 @@
 
 mod cgroup;
 mod client;
+mod clock;
 mod cluster;
 mod evidence;
 mod fault;
@@ -99,9 +100,18 @@ enum Verb {
         /// Only those whose names contain this
         #[arg(long, default_value = "")]
         only: String,
-        /// Only those CI runs: one of each kind
+        /// Only on so many nodes, 1 or 3
+        #[arg(long)]
+        nodes: Option<u8>,
+        /// Only those CI runs: one of each kind, without limits for their figures
         #[arg(long)]
         ci: bool,
+        /// Clusters side by side: most of a fault's time is waiting
+        #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=8))]
+        jobs: u8,
+        /// Leave out the two that set the clock of this whole machine
+        #[arg(long)]
+        leave_clock: bool,
         #[command(flatten)]
         operator: Operator,
     },
@@ -121,6 +131,9 @@ enum Verb {
     /// Ask an API server again and again whether it is ready, until standard input is closed
     #[command(hide = true)]
     Probe { address: SocketAddr },
+    /// Set this machine's clock into the future until standard input is closed
+    #[command(hide = true)]
+    ShiftClock { seconds: u32 },
     /// Be a node's PID 1
     #[command(hide = true)]
     NodeInit {
@@ -196,9 +209,10 @@ fn run(verb: Verb) -> Result<ExitCode> {
             let (given, _lock) = given(operator)?;
             return Ok(if suite::outage(&given, rounds)? { ExitCode::SUCCESS } else { ExitCode::FAILURE });
         }
-        Verb::Faults { only, ci, operator } => {
+        Verb::Faults { only, nodes, ci, jobs, leave_clock, operator } => {
             let (given, _lock) = given(operator)?;
-            let survived = suite::faults(&given, &Chosen { only, ci })?;
+            let chosen = Chosen { only, nodes, ci, lanes: jobs.into(), leave_clock };
+            let survived = suite::faults(&given, &chosen)?;
             return Ok(if survived { ExitCode::SUCCESS } else { ExitCode::FAILURE });
         }
         Verb::Demo { operator } => {
@@ -207,6 +221,7 @@ fn run(verb: Verb) -> Result<ExitCode> {
         }
         Verb::Hub { state: _, nodes } => hub::serve(nodes)?,
         Verb::Probe { address } => probe::run(address)?,
+        Verb::ShiftClock { seconds } => clock::run(seconds)?,
         Verb::NodeInit { state, name, pause_image, programs } => {
             let number = network::number(&name).with_context(|| format!("{name} is no node's name"))?;
             let folder = State::at(&state)?.node(&name);

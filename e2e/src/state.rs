@@ -13,6 +13,9 @@ use sha2::{Digest, Sha256};
 
 use crate::process;
 
+/// The folder of the lanes in a state folder.
+const LANES: &str = "lanes";
+
 /// The state folder of one cluster, by its canonical path.
 #[derive(Clone, Debug)]
 pub(crate) struct State {
@@ -44,6 +47,19 @@ impl State {
             bail!("the state folder {} must not have a comma or colon in its path", root.display());
         }
         Ok(Self { root })
+    }
+
+    /// A folder in this one for a cluster beside others, numbered from 0; made if missing. It goes with `teardown::down`.
+    pub(crate) fn lane(&self, number: usize) -> Result<Self> {
+        let root = self.root.join(LANES).join(number.to_string());
+        fs::create_dir_all(&root).with_context(|| format!("making {}", root.display()))?;
+        Self::at(&root)
+    }
+
+    /// The lanes there are.
+    pub(crate) fn lanes(&self) -> Vec<Self> {
+        let entries = fs::read_dir(self.root.join(LANES)).into_iter().flatten().flatten();
+        entries.filter_map(|lane| Self::at(&lane.path()).ok()).collect()
     }
 
     /// The folder itself.

@@ -12,8 +12,20 @@ use crate::progress::say;
 use crate::state::State;
 use crate::{cgroup, fault, process};
 
-/// Ends everything that runs for this state folder and removes what it left. Whether there was anything.
+/// Ends everything that runs for this state folder and its lanes, and removes what it left. Whether there was anything.
 pub(crate) fn down(state: &State) -> Result<bool> {
+    let mut found = false;
+    for lane in state.lanes() {
+        found |= one(&lane)?;
+        fs::remove_dir(lane.root()).with_context(|| format!("removing {}", lane.root().display()))?;
+        // The folder around the lanes goes with the last of them.
+        let _ = lane.root().parent().map(fs::remove_dir);
+    }
+    Ok(one(state)? || found)
+}
+
+/// One cluster, and not its lanes.
+fn one(state: &State) -> Result<bool> {
     let nodes = state.nodes();
     let hub = state.hub();
     if nodes.is_empty() && hub.is_none() && !state.images().exists() {

@@ -1,217 +1,128 @@
 //! Everything that may go wrong during an install, done on real control planes: afterwards an API server must run, and run
 //! what is on the disk, without a person having done anything.
 //!
-//! Each case is a row of [`cases::CASES`]. They share a cluster as long as each leaves it as the next needs it, which
-//! [`operator::whole`] looks at after every one; after a failure there is a new one.
+//! Each case is a row of [`cases`], done on one node, on three, or on both. Safety is asserted for each; its figures are
+//! printed in a table, and those beyond their limits under it.
 
+mod bed;
 mod cases;
+mod lanes;
 mod order;
+mod table;
 
-use std::cell::{Cell, RefCell};
-use std::fs;
 use std::io::Write as _;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 
-use crate::cluster::{Cluster, Wanted};
-use crate::launch::{self, Lifetime};
-use crate::node::Node;
 use crate::progress::say;
 use crate::suite::Given;
-use crate::{teardown, wait};
 
-use super::operator::{self, INSTALLER, Journal, MANIFEST, Wish};
-use cases::{CASES, Case};
-use order::Template;
+use cases::{Case, On};
+use lanes::Work;
 
-/// From an order to its end, everything that can be waited for included: the rehearsal, the new manifest, the old one.
-const PATIENCE: Duration = Duration::from_secs(600);
-/// After a power cut an API server answers within this.
+/// From an order to its end, everything that can be waited for included: the rehearsal, the new manifest, the old one; and a
+/// machine five times slower.
+const PATIENCE: Duration = Duration::from_secs(900);
+/// After a power cut an API server is to answer within this.
 const BACK: Duration = Duration::from_secs(60);
 
-/// Which cases are run.
-#[derive(Clone, Debug, Default)]
+/// Which cases are run, and how.
+#[derive(Clone, Debug)]
 pub(crate) struct Chosen {
     /// Those whose names contain this.
     pub(crate) only: String,
-    /// Those CI runs.
+    /// On so many nodes only.
+    pub(crate) nodes: Option<u8>,
+    /// Those CI runs. There figures are told, and not held to their limits: its machine may be any.
     pub(crate) ci: bool,
+    /// Clusters side by side.
+    pub(crate) lanes: usize,
+    /// Whether the cases that set the machine's clock are left out.
+    pub(crate) leave_clock: bool,
 }
 
-/// A cluster with the operator, paused, and auditing switched on.
-struct Bed {
-    cluster: Cluster,
-    template: Template,
-    /// Counted up with every change, so that no two are the same.
-    number: Cell<u32>,
-    /// How long it took until an API server answered after a power cut.
-    back: RefCell<Vec<Duration>>,
-}
-
-/// One row of the table.
-struct Row {
+/// A case on a cluster of so many nodes.
+#[derive(Clone, Copy)]
+struct Job {
     case: &'static Case,
-    result: Result<Ended>,
+    nodes: u8,
 }
 
-/// How a case ended that was survived.
-struct Ended {
-    state: String,
-    /// Seconds without answer on fresh connections.
-    down: f64,
-    /// Seconds from a power cut's end to an answer.
-    back: Vec<Duration>,
-}
-
-/// Runs the chosen cases and prints their table. Whether all were survived.
-pub(super) fn run(given: &Given, chosen: &Chosen) -> Result<bool> {
-    let is_chosen = |case: &&Case| case.name.contains(&chosen.only) && (case.ci || !chosen.ci);
-    let cases: Vec<&'static Case> = CASES.iter().filter(is_chosen).collect();
-    ensure!(!cases.is_empty(), "no case is called `{}`; there are:{}", chosen.only, names());
-    let mut bed = None;
-    let mut rows = Vec::new();
-    for case in cases {
-        say!("fault {}: {}", case.name, case.does);
-        let ready = match bed.take() {
-            Some(bed) => bed,
-            None => Bed::up(given)?,
-        };
-        let result = ready.case(case);
-        ensure!(!launch::is_closed(), "interrupted");
-        match &result {
-            Ok(ended) => {
-                say!("fault {}: survived, {}, {:.1} s without answer", case.name, ended.state, ended.down);
-                bed = Some(ready);
-            }
-            Err(error) => {
-                say!("fault {}: NOT SURVIVED: {error:#}", case.name);
-                super::keep_evidence(given, &format!("fault-{}", case.name));
-                drop(ready);
-                teardown::down(&given.state)?;
-            }
-        }
-        rows.push(Row { case, result });
+impl Job {
+    /// The case's name, with its nodes where they are three.
+    fn name(&self) -> String {
+        if self.nodes == 1 { self.case.name.to_owned() } else { format!("{}-{}", self.case.name, self.nodes) }
     }
-    print(&rows)
 }
 
-fn names() -> String {
-    CASES.iter().map(|case| format!("\n  {}", case.name)).collect()
-}
-
-fn print(rows: &[Row]) -> Result<bool> {
+/// Runs the chosen cases and prints their table. Whether all were survived, and within their limits.
+pub(super) fn run(given: &Given, chosen: &Chosen) -> Result<bool> {
+    let jobs = jobs(chosen);
+    ensure!(!jobs.is_empty(), "no case is called `{}`; there are:{}", chosen.only, names());
+    let work = Work::new(!chosen.ci);
+    // Those that change something for the whole machine come last, alone.
+    let (alone, beside): (Vec<Job>, Vec<Job>) = jobs.iter().partition(|job| job.case.alone);
+    work.run(given, beside, chosen.lanes)?;
+    work.run(given, alone, 1)?;
+    let (mut rows, mv) = work.done();
+    let place = |job: &Job| jobs.iter().position(|other| other.name() == job.name());
+    rows.sort_by_key(|row| place(&row.job));
     let mut out = std::io::stdout().lock();
-    writeln!(
-        out,
-        "| fault | what happens | what it ends as | seconds without answer | back after a power cut |"
-    )?;
-    writeln!(out, "| --- | --- | --- | --- | --- |")?;
-    for Row { case, result } in rows {
-        let (state, down, back) = match result {
-            Ok(Ended { state, down, back }) => {
-                let back: Vec<String> = back.iter().map(|b| format!("{:.0} s", b.as_secs_f64())).collect();
-                (state.as_str(), format!("{down:.1}"), back.join(", "))
-            }
-            Err(_) => ("**not survived**", String::new(), String::new()),
-        };
-        writeln!(out, "| {} | {} | {state} | {down} | {back} |", case.name, case.does)?;
+    table::write(&mut out, &rows, mv)?;
+    let beyond: Vec<String> = rows.iter().flat_map(|row| row.beyond(mv)).collect();
+    for figure in &beyond {
+        say!("beyond its limit: {figure}");
     }
     let survived = rows.iter().filter(|row| row.result.is_ok()).count();
     writeln!(out, "faults={} survived={survived}", rows.len())?;
-    Ok(survived == rows.len())
+    Ok(survived == rows.len() && (chosen.ci || beyond.is_empty()))
 }
 
-impl Bed {
-    fn up(given: &Given) -> Result<Self> {
-        let binary =
-            given.operator.clone().context("needs the operator: --operator-binary or E2E_OPERATOR_BINARY")?;
-        let wanted = Wanted { nodes: 1, operator: Some(binary), lifetime: Lifetime::OfThisProcess };
-        let cluster = Cluster::up(&given.state, &wanted)?;
-        operator::install(&cluster)?;
-        operator::wish(&cluster, Wish { max_age: 1, paused: false, soak: 0 })?;
-        let installer = cluster.nodes[0].path(INSTALLER);
-        let installer =
-            wait::until("the installer's manifest", PATIENCE, || Ok(Some(fs::read_to_string(&installer)?)))?;
-        operator::ready(&cluster)?;
-        operator::pause(&cluster)?;
-        let template = Template::new(&cluster.nodes[0], installer)?;
-        Ok(Self { cluster, template, number: Cell::new(100), back: RefCell::default() })
-    }
+fn jobs(chosen: &Chosen) -> Vec<Job> {
+    let on = |case: &'static Case| match case.on {
+        On::One => vec![1],
+        On::Three => vec![3],
+        On::Both => vec![1, 3],
+    };
+    let jobs = cases::all().flat_map(|case| on(case).into_iter().map(move |nodes| Job { case, nodes }));
+    jobs.filter(|job| job.name().contains(&chosen.only))
+        .filter(|job| chosen.nodes.is_none_or(|nodes| nodes == job.nodes))
+        .filter(|job| !chosen.ci || job.case.ci == Some(job.nodes))
+        .filter(|job| !chosen.leave_clock || !job.case.alone)
+        .collect()
+}
 
-    fn node(&self) -> &Node {
-        &self.cluster.nodes[0]
-    }
-
-    /// A number no change before had.
-    fn next(&self) -> u32 {
-        self.number.set(self.number.get() + 1);
-        self.number.get()
-    }
-
-    fn case(&self, case: &Case) -> Result<Ended> {
-        let before = fs::read_to_string(self.node().path(MANIFEST))?;
-        self.back.borrow_mut().clear();
-        let probe = self.cluster.probe(&self.node().address())?;
-        let expected = (case.run)(self)?;
-        let journal = self.ends(expected.order.as_deref())?;
-        let allowed: Vec<&str> = expected.manifests.iter().chain([&before]).map(String::as_str).collect();
-        operator::whole(&self.cluster, self.node(), &allowed)?;
-        let seen = probe.stop()?;
-        ensure!(
-            case.ends.contains(&journal.state.as_str()),
-            "it ended as {}, not {}: {}",
-            journal.state,
-            case.ends.join(" or "),
-            journal.reason
-        );
-        if !journal.reason.is_empty() {
-            say!("it says: {}", journal.reason);
-        }
-        if let Some(limit) = case.down {
-            ensure!(seen.down() <= limit, "{:.1} s without answer: {:?}", seen.down(), seen.failures);
-        }
-        Ok(Ended { state: journal.state, down: seen.down(), back: self.back.take() })
-    }
-
-    /// Waits for the end of an order; without one, of whatever is under way.
-    fn ends(&self, order: Option<&str>) -> Result<Journal> {
-        wait::until("the order's end", PATIENCE, || {
-            let journal = Journal::of(self.node())?.context("no journal")?;
-            ensure!(
-                order.is_none_or(|id| id == journal.order) && journal.is_final(),
-                "the journal of {} says {}",
-                journal.order,
-                journal.state
-            );
-            Ok(Some(journal))
-        })
-    }
-
-    /// Cuts the power and gives it back; an API server must answer within [`BACK`].
-    fn power_cut(&self) -> Result<()> {
-        self.node().cut()?;
-        self.cluster.switch_on(self.node(), Lifetime::OfThisProcess)?;
-        let started = Instant::now();
-        wait::until("an API server after the power cut", PATIENCE, || {
-            Ok(self.cluster.api_is_ready(self.node())?.then_some(()))
-        })?;
-        let back = started.elapsed();
-        ensure!(back <= BACK, "an API server answers only {:.0} s after the power cut", back.as_secs_f64());
-        self.back.borrow_mut().push(back);
-        Ok(())
-    }
+fn names() -> String {
+    cases::all().map(|case| format!("\n  {}", case.name)).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn chosen() -> Chosen {
+        Chosen { only: String::new(), nodes: None, ci: false, lanes: 1, leave_clock: false }
+    }
+
     #[test]
     fn no_two_cases_have_one_name() {
-        let mut names: Vec<&str> = CASES.iter().map(|case| case.name).collect();
+        let mut names: Vec<&str> = cases::all().map(|case| case.name).collect();
         names.sort_unstable();
         names.dedup();
-        assert_eq!(names.len(), CASES.len());
+        assert_eq!(names.len(), cases::all().count());
+    }
+
+    #[test]
+    fn cases_are_chosen_by_name_nodes_and_for_ci() {
+        let names = |chosen: Chosen| jobs(&chosen).iter().map(Job::name).collect::<Vec<_>>();
+        let all = names(chosen());
+        let only = |only: &str| names(Chosen { only: only.to_owned(), ..chosen() });
+        assert!(only("power-cut-verifying-bad").len() == 2 && only("power-cut-verifying-bad-3").len() == 1);
+        assert!(names(Chosen { nodes: Some(3), ..chosen() }).iter().all(|name| name.ends_with("-3")));
+        let ci = names(Chosen { ci: true, ..chosen() });
+        assert!(!ci.is_empty() && ci.len() < all.len() / 3, "CI runs a selection");
+        assert!(all.iter().any(|name| name.contains("clock")));
+        assert!(!names(Chosen { leave_clock: true, ..chosen() }).iter().any(|name| name.contains("clock")));
     }
 }

@@ -22,6 +22,8 @@ use crate::wait;
 pub(super) const STATE: &str = "/var/lib/audit-operator";
 /// The manifests folder.
 pub(super) const MANIFESTS: &str = "/etc/kubernetes/manifests";
+/// The folder of the audit log.
+pub(super) const LOGS: &str = "/var/log/kubernetes/audit";
 /// kubeadm's manifest of the API server.
 pub(super) const MANIFEST: &str = "/etc/kubernetes/manifests/kube-apiserver.yaml";
 /// The installer's manifest.
@@ -31,6 +33,8 @@ pub(super) const NAMESPACE: &str = "audit-operator";
 /// What kubeadm puts into the manifests folder.
 const KUBEADM: [&str; 4] =
     ["etcd.yaml", "kube-apiserver.yaml", "kube-controller-manager.yaml", "kube-scheduler.yaml"];
+/// Characters of a reason that fit into a cell of a table.
+const FOUND: usize = 120;
 /// A change of the manifest takes most of a minute; helm and what waits for the scheduler can take several.
 pub(super) const CHANGE: Duration = Duration::from_secs(600);
 
@@ -43,16 +47,23 @@ pub(super) struct Wish {
     pub(super) paused: bool,
     /// Soak before the next node, in seconds.
     pub(super) soak: u32,
+    /// Whether a second API server rehearses and serves: `Auto` or `Never`.
+    pub(super) stand_in: &'static str,
 }
 
 impl Wish {
+    /// A change that is made at once, on one node after the other.
+    pub(super) fn now(max_age: u32) -> Self {
+        Self { max_age, paused: false, soak: 0, stand_in: "Auto" }
+    }
+
     fn object(self) -> String {
-        let Self { max_age, paused, soak } = self;
+        let Self { max_age, paused, soak, stand_in } = self;
         format!(
             "apiVersion: audit-operator.dev/v1alpha1\nkind: AuditConfiguration\nmetadata: {{name: default}}\nspec:\n  \
              policy: {{inline: {{rules: [{{level: Metadata}}]}}}}\n  \
              log: {{maxAge: {max_age}, maxBackups: 2, maxSize: 2}}\n  \
-             rollout: {{paused: {paused}, minReadySeconds: {soak}}}\n"
+             rollout: {{paused: {paused}, minReadySeconds: {soak}, standIn: {stand_in}}}\n"
         )
     }
 }
@@ -66,6 +77,8 @@ pub(super) struct Journal {
     pub(super) state: String,
     /// Why, when it did not settle.
     pub(super) reason: String,
+    /// Who refused it.
+    by: String,
     /// The states it was in, with their times.
     pub(super) history: Vec<(Timestamp, String)>,
 }
@@ -85,8 +98,27 @@ impl Journal {
             order: text("/order"),
             state: text("/state/name"),
             reason: text("/state/reason"),
+            by: text("/state/by"),
             history,
         }))
+    }
+
+    /// Whether it is in a state, by its name there, or was.
+    pub(super) fn was(&self, state: &str) -> bool {
+        let is_it = |line: &str| line.split(':').next().is_some_and(|name| name.eq_ignore_ascii_case(state));
+        self.history.iter().any(|(_, line)| is_it(line))
+    }
+
+    /// Who found what was wrong with it, and the beginning of what they said; empty when nothing was. For a cell of a table.
+    pub(super) fn found(&self) -> String {
+        let who = match (self.state.as_str(), self.by.as_str()) {
+            ("settled", _) => return String::new(),
+            (_, "") => String::new(),
+            (_, by) => format!("{}: ", by.to_lowercase()),
+        };
+        let words: String = self.reason.chars().take(FOUND).map(|c| if c == '|' { '/' } else { c }).collect();
+        let more = if self.reason.chars().count() > FOUND { "…" } else { "" };
+        format!("{who}{}{more}", words.replace('\n', " "))
     }
 
     /// Whether nothing more will be done.
@@ -118,6 +150,11 @@ pub(super) fn install(cluster: &Cluster) -> Result<()> {
     let values = format!("image.repository={repository},image.pullPolicy=Never,metrics.enabled=false");
     let chart = ["install", "audit-operator", "charts/audit-operator", "-n", NAMESPACE, "--create-namespace"];
     helm(cluster, &[&chart[..], &["--set", &values]].concat())?;
+    runs(cluster)
+}
+
+/// Waits until the controller and every agent run, in their newest form.
+pub(super) fn runs(cluster: &Cluster) -> Result<()> {
     for workload in ["deployment/audit-operator-controller", "daemonset/audit-operator-agent"] {
         let arguments = ["rollout", "status", workload, "-n", NAMESPACE, "--timeout=5s"];
         wait::until(workload, CHANGE, || cluster.kubectl(&arguments).map(Some))?;
@@ -233,8 +270,8 @@ pub(super) fn restarted(
     })
 }
 
-/// What must hold after everything: nothing is left in the manifests folder, the manifest is one of these, and one API
-/// server runs, ready, with exactly that.
+/// What must hold after everything: nothing is left in the manifests folder and beside the log, the manifest is one of
+/// these, one API server runs, ready, with exactly that, and no installer does.
 pub(super) fn whole(cluster: &Cluster, node: &Node, manifests: &[&str]) -> Result<()> {
     wait::until(&format!("{} to be whole", node.name), CHANGE, || {
         let entries = fs::read_dir(node.path(MANIFESTS))?;
@@ -242,6 +279,13 @@ pub(super) fn whole(cluster: &Cluster, node: &Node, manifests: &[&str]) -> Resul
         let mut names: Vec<String> = names.collect::<Result<_>>()?;
         names.sort();
         ensure!(names == KUBEADM, "in the manifests folder are {names:?}");
+        let logs = fs::read_dir(node.path(LOGS)).into_iter().flatten().flatten();
+        let hidden: Vec<_> =
+            logs.map(|e| e.file_name()).filter(|n| n.to_string_lossy().starts_with('.')).collect();
+        ensure!(hidden.is_empty(), "beside the log are {hidden:?}");
+        let installer =
+            |a: &[String]| is_program(a, "audit-operator") && a.get(1).is_some_and(|a| a == "installer");
+        ensure!(node.processes(installer)?.is_empty(), "an installer runs");
         let manifest = fs::read_to_string(node.path(MANIFEST))?;
         ensure!(manifests.contains(&manifest.as_str()), "the manifest is neither the old nor the new one");
         let servers = servers(node)?;

@@ -37,7 +37,7 @@ pub(super) fn run(given: &Given) -> Result<()> {
 
 /// Changes the age and waits until every node has it.
 fn to(cluster: &Cluster, days: u32) -> Result<()> {
-    operator::wish(cluster, Wish { max_age: days, paused: false, soak: 0 })?;
+    operator::wish(cluster, Wish::now(days))?;
     operator::ready(cluster)
 }
 
@@ -117,7 +117,7 @@ fn none_while_one_is_down(cluster: &Cluster) -> Result<()> {
     let orders = || cluster.nodes.iter().map(|node| Ok(journal(node)?.order)).collect::<Result<Vec<_>>>();
     third.cut()?;
     let before = orders()?;
-    operator::wish(cluster, Wish { max_age: 3, paused: false, soak: 0 })?;
+    operator::wish(cluster, Wish::now(3))?;
     let end = Instant::now() + HELD;
     wait::until("the time a rollout is held", CHANGE, || Ok((Instant::now() > end).then_some(())))?;
     ensure!(orders()? == before, "a node was changed while another was down");
@@ -133,7 +133,7 @@ fn none_while_one_is_down(cluster: &Cluster) -> Result<()> {
 
 /// The node that is being changed loses its power.
 fn power_cut_in_the_middle(cluster: &Cluster) -> Result<()> {
-    operator::wish(cluster, Wish { max_age: 4, paused: false, soak: 0 })?;
+    operator::wish(cluster, Wish::now(4))?;
     let node = wait::until("a node that is being changed", CHANGE, || {
         let is_verifying = |node: &&Node| journal(node).is_ok_and(|journal| journal.state == "verifying");
         Ok(cluster.nodes.iter().find(is_verifying))

@@ -126,17 +126,17 @@ fn target(before: &str, change: Change, number: u32, order: &mut Value) -> Resul
     })
 }
 
-/// Waits until the order's journal is in a state, at the latest when it has passed it, which is an error.
+/// Waits until the order's journal is in a state, or has been, and is not at its end.
 pub(super) fn reaches(node: &Node, id: &str, state: &str) -> Result<()> {
     let end = std::time::Instant::now() + super::PATIENCE;
     loop {
         // Not with the pauses of `wait`: some states last for a fraction of a second.
         let journal = Journal::of(node).ok().flatten().filter(|journal| journal.order == id);
         match journal {
-            Some(journal) if journal.state == state => return Ok(()),
             Some(journal) if journal.is_final() => {
                 anyhow::bail!("it was never seen {state}, but {:?}: {}", journal.history, journal.reason)
             }
+            Some(journal) if journal.was(state) => return Ok(()),
             _ if std::time::Instant::now() > end => anyhow::bail!("it does not become {state}: {journal:?}"),
             _ => std::thread::sleep(std::time::Duration::from_millis(5)),
         }
