@@ -50,8 +50,9 @@ clippy:
 	@cargo clippy --locked --workspace --all-targets -- -D warnings
 
 unit:
-	$(call say,tests of the library and of the repository)
+	$(call say,tests of the library and of the repository and of the test bed)
 	@cargo test --locked
+	@cargo test --locked -p e2e
 
 deny: $(CARGO_DENY)
 	$(call say,licences and banned crates and sources of the dependencies)
