@@ -97,9 +97,9 @@ enum Verb {
     },
     /// Do everything that may go wrong during an install, and see the API server come back
     Faults {
-        /// Only those whose names contain this
-        #[arg(long, default_value = "")]
-        only: String,
+        /// Only those whose names contain one of these; a fault on three nodes ends with -3
+        #[arg(long, value_delimiter = ',')]
+        only: Vec<String>,
         /// Only on so many nodes, 1 or 3
         #[arg(long)]
         nodes: Option<u8>,

@@ -30,8 +30,8 @@ const BACK: Duration = Duration::from_secs(60);
 /// Which cases are run, and how.
 #[derive(Clone, Debug)]
 pub(crate) struct Chosen {
-    /// Those whose names contain this.
-    pub(crate) only: String,
+    /// Those whose names contain one of these; all when there is none.
+    pub(crate) only: Vec<String>,
     /// On so many nodes only.
     pub(crate) nodes: Option<u8>,
     /// Those CI runs. There figures are told, and not held to their limits: its machine may be any.
@@ -59,7 +59,7 @@ impl Job {
 /// Runs the chosen cases and prints their table. Whether all were survived, and within their limits.
 pub(super) fn run(given: &Given, chosen: &Chosen) -> Result<bool> {
     let jobs = jobs(chosen);
-    ensure!(!jobs.is_empty(), "no case is called `{}`; there are:{}", chosen.only, names());
+    ensure!(!jobs.is_empty(), "no case is called {:?}; there are:{}", chosen.only, names());
     let work = Work::new(!chosen.ci);
     // Those that change something for the whole machine come last, alone.
     let (alone, beside): (Vec<Job>, Vec<Job>) = jobs.iter().partition(|job| job.case.alone);
@@ -86,7 +86,8 @@ fn jobs(chosen: &Chosen) -> Vec<Job> {
         On::Both => vec![1, 3],
     };
     let jobs = cases::all().flat_map(|case| on(case).into_iter().map(move |nodes| Job { case, nodes }));
-    jobs.filter(|job| job.name().contains(&chosen.only))
+    let is_named = |job: &Job| chosen.only.iter().any(|only| job.name().contains(only));
+    jobs.filter(|job| chosen.only.is_empty() || is_named(job))
         .filter(|job| chosen.nodes.is_none_or(|nodes| nodes == job.nodes))
         .filter(|job| !chosen.ci || job.case.ci == Some(job.nodes))
         .filter(|job| !chosen.leave_clock || !job.case.alone)
@@ -102,7 +103,7 @@ mod tests {
     use super::*;
 
     fn chosen() -> Chosen {
-        Chosen { only: String::new(), nodes: None, ci: false, lanes: 1, leave_clock: false }
+        Chosen { only: Vec::new(), nodes: None, ci: false, lanes: 1, leave_clock: false }
     }
 
     #[test]
@@ -117,7 +118,7 @@ mod tests {
     fn cases_are_chosen_by_name_nodes_and_for_ci() {
         let names = |chosen: Chosen| jobs(&chosen).iter().map(Job::name).collect::<Vec<_>>();
         let all = names(chosen());
-        let only = |only: &str| names(Chosen { only: only.to_owned(), ..chosen() });
+        let only = |only: &str| names(Chosen { only: vec![only.to_owned()], ..chosen() });
         assert!(only("power-cut-verifying-bad").len() == 2 && only("power-cut-verifying-bad-3").len() == 1);
         assert!(names(Chosen { nodes: Some(3), ..chosen() }).iter().all(|name| name.ends_with("-3")));
         let ci = names(Chosen { ci: true, ..chosen() });
