@@ -35,6 +35,8 @@ pub trait Machine: fmt::Debug + Send + Sync {
     fn available_memory(&self) -> Option<u64>;
     /// What a Pod's processes use, in bytes, without the page cache, by the control groups in this folder.
     fn memory_of_pod(&self, control_groups: &Path, uid: &str) -> Option<u64>;
+    /// Whether the kubelet has not taken a Pod apart yet, by the control groups in this folder.
+    fn has_pod(&self, control_groups: &Path, uid: &str) -> bool;
     /// The first port of [`PORTS`] that can be listened on, other than `but`.
     fn free_port(&self, but: Option<u16>) -> Option<u16>;
     /// Whether anything listens on this port of 127.0.0.1.
@@ -73,18 +75,16 @@ impl Machine for RealMachine {
         Some(kibibytes * 1024)
     }
 
-    /// Control groups of both versions and both drivers: the folder is named after the Pod's UID, with underscores by
-    /// systemd's rules.
     fn memory_of_pod(&self, control_groups: &Path, uid: &str) -> Option<u64> {
-        let names = [format!("pod{uid}"), format!("pod{}.slice", uid.replace('-', "_"))];
-        let roots = [control_groups.join("memory"), control_groups.to_owned()];
-        roots.iter().find_map(|folder| find(folder, &names, 4)).and_then(|pod| {
-            let stat = fs::read_to_string(pod.join("memory.stat")).ok()?;
-            // Version 1, then 2.
-            ["total_rss ", "anon "]
-                .iter()
-                .find_map(|name| stat.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok()))
-        })
+        let stat = fs::read_to_string(control_group(control_groups, uid)?.join("memory.stat")).ok()?;
+        // Version 1, then 2.
+        ["total_rss ", "anon "]
+            .iter()
+            .find_map(|name| stat.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok()))
+    }
+
+    fn has_pod(&self, control_groups: &Path, uid: &str) -> bool {
+        control_group(control_groups, uid).is_some()
     }
 
     fn free_port(&self, but: Option<u16>) -> Option<u16> {
@@ -105,6 +105,14 @@ impl Machine for RealMachine {
     fn prove<'a>(&'a self, host: &'a Host, proof: &'a Proof<'a>, seed: &'a str) -> BoxFuture<'a, Outcome> {
         proof::carry_out(host, proof, seed).boxed()
     }
+}
+
+/// A Pod's control group, of both versions and both drivers: the folder is named after the Pod's UID, with underscores by
+/// systemd's rules. The kubelet makes it before anything of the Pod, and removes it after everything.
+fn control_group(control_groups: &Path, uid: &str) -> Option<std::path::PathBuf> {
+    let names = [format!("pod{uid}"), format!("pod{}.slice", uid.replace('-', "_"))];
+    let roots = [control_groups.join("memory"), control_groups.to_owned()];
+    roots.iter().find_map(|folder| find(folder, &names, 4))
 }
 
 /// The folder below with one of these endings of its name, at most this deep.
@@ -134,6 +142,7 @@ mod tests {
         fs::write(pod.join("memory.stat"), stat).unwrap();
         let control_groups = root.path().join("sys/fs/cgroup");
         assert_eq!(RealMachine.memory_of_pod(&control_groups, "ab-cd"), bytes);
+        assert_eq!(RealMachine.has_pod(&control_groups, "ab-cd"), bytes.is_some());
     }
 
     #[test]

@@ -9,7 +9,7 @@ use crate::install::{Health, Journal, Order};
 use crate::manifest;
 
 use super::server::PodLogs;
-use super::{Error, Host, file, server, stand_in_log};
+use super::{CONTROL_GROUPS, Error, Host, file, server, stand_in_log};
 
 /// What the table of a stand-in's clients is called, before the order's label.
 const ADDRESSES: &str = "stand-in-addresses-";
@@ -132,11 +132,14 @@ impl Host {
         let path = self.manifests_folder().join(stand_in.file_name(&order.id));
         let text = self.stand_in_manifest(order, stand_in)?;
         let in_place = file::read(self.disk(), &path)?.is_some_and(|bytes| bytes == text.as_bytes());
-        let (mut starts, mut last_words) = (0, String::new());
+        let (mut starts, mut last_words, mut alive) = (0, String::new(), false);
         if let Ok(read) = manifest::read(&text) {
-            let containers = server::containers(&PodLogs::new(self, node, &read));
+            let logs = PodLogs::new(self, node, &read);
+            let containers = server::containers(&logs);
             starts = containers.starts.len();
             last_words = containers.last_words;
+            let control_groups = self.at(CONTROL_GROUPS);
+            alive = logs.pods().iter().any(|uid| self.machine().has_pod(&control_groups, uid));
         }
         let listening = self.machine().listens(stand_in.port).await;
         let health = if listening {
@@ -144,6 +147,6 @@ impl Host {
         } else {
             Health::NotReady("nothing listens on its port".to_owned())
         };
-        Ok(Seen { in_place, starts, health, listening, last_words })
+        Ok(Seen { in_place, starts, health, listening, alive, last_words })
     }
 }

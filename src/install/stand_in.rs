@@ -65,6 +65,8 @@ pub struct Seen {
     pub health: super::Health,
     /// Whether anything listens on its port.
     pub listening: bool,
+    /// Whether the kubelet still has its Pod: one that is just starting listens nowhere yet.
+    pub alive: bool,
     /// The last words of the server that ended last, empty when none did.
     pub last_words: String,
 }

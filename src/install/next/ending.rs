@@ -5,7 +5,7 @@ use super::*;
 pub(super) fn next(observed: &Observed, outcome: &Outcome, deadline: &Deadline, now: &Moment) -> Step {
     let given_up = deadline.has_passed(now);
     // Its manifest is gone by now; its last events are only in its log once it has ended.
-    if observed.stand_in.as_ref().is_some_and(|seen| seen.listening) && !given_up {
+    if observed.stand_in.as_ref().is_some_and(|seen| seen.listening || seen.alive) && !given_up {
         return Step::Wait("the stand-in to end".to_owned());
     }
     if observed.stand_in_logs && !given_up {

@@ -62,7 +62,8 @@ fn calm() -> Observed {
 }
 
 fn seen(starts: usize, health: Health) -> Seen {
-    Seen { in_place: true, starts, listening: health == Health::Ready, health, last_words: String::new() }
+    let listening = health == Health::Ready;
+    Seen { in_place: true, starts, listening, alive: listening, health, last_words: String::new() }
 }
 
 fn candidate() -> StandIn {
@@ -489,6 +490,9 @@ mod the_end {
         assert_eq!(ending().wanted_stand_in(), None);
         let listening = Observed { stand_in: Some(seen(1, Health::Ready)), stand_in_logs: true, ..calm() };
         check(&ending(), &listening, 0, &Step::Wait("the stand-in to end".to_owned()));
+        let starting = Seen { alive: true, ..seen(0, not_ready()) };
+        let starting = Observed { stand_in: Some(starting), stand_in_logs: false, ..calm() };
+        check(&ending(), &starting, 0, &Step::Wait("the stand-in to end".to_owned()));
         let ended = Observed { stand_in: Some(seen(1, not_ready())), ..listening.clone() };
         check(&ending(), &ended, 0, &Step::MergeLogs);
         let over = Step::Record(State::RolledBack { reason: "why".to_owned() });
