@@ -140,10 +140,23 @@ impl Cluster {
         output_of(command.args(["apply", "--filename", "-"]), objects.as_bytes()).map(drop)
     }
 
-    /// Clients of a node's API server from now on, beside the nodes.
+    /// Clients of a node's API server from now on, beside the nodes, who ask whether it is ready.
     pub(crate) fn probe(&self, address: &str) -> Result<Probe> {
+        self.clients(address, "/readyz")
+    }
+
+    /// The same, who ask for something else.
+    pub(crate) fn clients(&self, address: &str, path: &str) -> Result<Probe> {
         let me = std::env::current_exe().context("finding this program")?;
-        Probe::start(self.command(&me)?, client::socket(address, network::API_PORT)?)
+        Probe::start(self.command(&me)?, client::socket(address, network::API_PORT)?, path)
+    }
+
+    /// Clients on a node itself, of its own API server at the node's own address, as its kubelet is one.
+    pub(crate) fn clients_on(&self, node: &Node, path: &str) -> Result<Probe> {
+        let mut command = Command::new("nsenter");
+        command.args(["--target", &node.init()?.to_string(), "--net", "--"]);
+        command.arg(std::env::current_exe().context("finding this program")?);
+        Probe::start(command, client::socket(&node.address(), network::API_PORT)?, path)
     }
 
     /// Whether one node's own API server says it is alive, asked at that node's address.

@@ -128,9 +128,9 @@ enum Verb {
         #[arg(long)]
         nodes: u8,
     },
-    /// Ask an API server again and again whether it is ready, until standard input is closed
+    /// Ask an API server the same again and again, until standard input is closed
     #[command(hide = true)]
-    Probe { address: SocketAddr },
+    Probe { address: SocketAddr, path: String },
     /// Set this machine's clock into the future until standard input is closed
     #[command(hide = true)]
     ShiftClock { seconds: u32 },
@@ -220,7 +220,7 @@ fn run(verb: Verb) -> Result<ExitCode> {
             suite::demo(&given)?;
         }
         Verb::Hub { state: _, nodes } => hub::serve(nodes)?,
-        Verb::Probe { address } => probe::run(address)?,
+        Verb::Probe { address, path } => probe::run(address, &path)?,
         Verb::ShiftClock { seconds } => clock::run(seconds)?,
         Verb::NodeInit { state, name, pause_image, programs } => {
             let number = network::number(&name).with_context(|| format!("{name} is no node's name"))?;

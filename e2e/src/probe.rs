@@ -47,9 +47,9 @@ impl Seen {
 pub(crate) struct Probe(Child);
 
 impl Probe {
-    /// Starts them with a command that runs this program in the network of the nodes.
-    pub(crate) fn start(mut here: Command, to: SocketAddr) -> Result<Self> {
-        here.args(["probe", &to.to_string()]).stdin(Stdio::piped()).stdout(Stdio::piped());
+    /// Starts them with a command that runs this program in the network of the nodes; they ask for `path`.
+    pub(crate) fn start(mut here: Command, to: SocketAddr, path: &str) -> Result<Self> {
+        here.args(["probe", &to.to_string(), path]).stdin(Stdio::piped()).stdout(Stdio::piped());
         Ok(Self(here.spawn().context("starting the probe")?))
     }
 
@@ -63,7 +63,7 @@ impl Probe {
 }
 
 /// `e2e probe`.
-pub(crate) fn run(to: SocketAddr) -> Result<()> {
+pub(crate) fn run(to: SocketAddr, path: &str) -> Result<()> {
     let (lines, stop) = (Mutex::new(String::new()), AtomicBool::new(false));
     let client = Client::new()?;
     let note = |kind: &str, at: f64, answer: Result<u16>| {
@@ -76,7 +76,7 @@ pub(crate) fn run(to: SocketAddr) -> Result<()> {
         scope.spawn(move || {
             let mut next = Instant::now();
             while !stop.load(Ordering::Relaxed) {
-                scope.spawn(move || note("fresh", now(), client.get(to, "/readyz")));
+                scope.spawn(move || note("fresh", now(), client.get(to, path)));
                 next += EVERY;
                 thread::sleep(next.saturating_duration_since(Instant::now()));
             }
@@ -85,7 +85,7 @@ pub(crate) fn run(to: SocketAddr) -> Result<()> {
             let mut connection: Option<Connection> = None;
             while !stop.load(Ordering::Relaxed) {
                 let at = now();
-                let answer = ask(client, &mut connection, to);
+                let answer = ask(client, &mut connection, to, path);
                 if answer.is_err() {
                     connection = None;
                 }
@@ -101,11 +101,11 @@ pub(crate) fn run(to: SocketAddr) -> Result<()> {
     Ok(())
 }
 
-fn ask(client: &Client, connection: &mut Option<Connection>, to: SocketAddr) -> Result<u16> {
+fn ask(client: &Client, connection: &mut Option<Connection>, to: SocketAddr, path: &str) -> Result<u16> {
     if connection.is_none() {
         *connection = Some(client.connect(to)?);
     }
-    connection.as_mut().context("it was just made")?.get("/readyz")
+    connection.as_mut().context("it was just made")?.get(path)
 }
 
 fn read(lines: &str) -> Result<Seen> {

@@ -146,6 +146,7 @@ fn terms(node: &AuditNode) -> install::plan::Terms {
             StandIn::Auto => install::Rehearsal::Auto,
             StandIn::Never => install::Rehearsal::StartOnly,
         },
+        highly_available: node.spec.highly_available,
     }
 }
 

@@ -82,6 +82,10 @@ pub struct AuditNodeSpec {
     /// Whether a second API server may run for the time of a change.
     #[serde(default)]
     pub stand_in: StandIn,
+    /// Whether other control-plane nodes have API servers, too. Then a stand-in says that it is not ready while it serves,
+    /// so that balancers turn to the others.
+    #[serde(default)]
+    pub highly_available: bool,
     /// Seconds between two proofs that an event lands; 0 makes none but those after a change.
     #[serde(default = "default_proof_interval_seconds")]
     #[schemars(range(min = 0, max = 86400))]

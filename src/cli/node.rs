@@ -128,7 +128,12 @@ pub async fn run(verb: &Verb, streams: &mut Streams<'_>) -> anyhow::Result<u8> {
 }
 
 fn terms(keep_backups: u32) -> Terms {
-    Terms { keep_backups, health_timeout_seconds: HEALTH_TIMEOUT_SECONDS, rehearsal: Rehearsal::Auto }
+    Terms {
+        keep_backups,
+        health_timeout_seconds: HEALTH_TIMEOUT_SECONDS,
+        rehearsal: Rehearsal::Auto,
+        highly_available: false,
+    }
 }
 
 fn planned(args: &WithConfig, streams: &mut Streams<'_>) -> anyhow::Result<(Planned, Terms)> {

@@ -200,7 +200,7 @@ fn wanted_nodes(world: &World, judged: &[Judged<'_>]) -> BTreeMap<String, AuditN
         for name in nodes {
             let old = audit_node(world, name).map(|n| &n.spec);
             let spec = match rendered {
-                Ok(rendered) => wanted_spec(configuration, rendered, old),
+                Ok(rendered) => wanted_spec(world, configuration, rendered, old),
                 // A configuration that cannot be rendered changes nothing on any node.
                 Err(_) => match old {
                     Some(old) => {
@@ -215,7 +215,9 @@ fn wanted_nodes(world: &World, judged: &[Judged<'_>]) -> BTreeMap<String, AuditN
     for old in &world.audit_nodes {
         // No configuration has it any more: its settings are taken out.
         wanted.entry(old.name_any()).or_insert_with(|| {
-            let spec = AuditNodeSpec { configuration: None, revision: None, ..old.spec.clone() };
+            let highly_available = is_highly_available(world);
+            let spec =
+                AuditNodeSpec { configuration: None, revision: None, highly_available, ..old.spec.clone() };
             with_owner(world, &old.name_any(), spec)
         });
     }
@@ -223,6 +225,7 @@ fn wanted_nodes(world: &World, judged: &[Judged<'_>]) -> BTreeMap<String, AuditN
 }
 
 fn wanted_spec(
+    world: &World,
     configuration: &AuditConfiguration,
     rendered: &Rendered,
     old: Option<&AuditNodeSpec>,
@@ -237,9 +240,14 @@ fn wanted_spec(
         keep_backups: backups.keep,
         health_timeout_seconds: rollout.health_timeout_seconds().expect("a rendered spec has no findings"),
         stand_in: rollout.stand_in,
+        highly_available: is_highly_available(world),
         proof_interval_seconds: proof.interval_seconds().expect("a rendered spec has no findings"),
         removal_held_by: (!removal_is_approved(rollout)).then_some(name),
     }
+}
+
+fn is_highly_available(world: &World) -> bool {
+    facts::servers(world).nth(1).is_some()
 }
 
 /// An AuditNode that goes when its Node goes.

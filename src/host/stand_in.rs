@@ -32,7 +32,7 @@ impl Host {
 
     /// Files of stand-ins in the manifests folder that are not of the one that is wanted.
     pub(super) fn stray_stand_ins(&self, order: &Order, journal: &Journal) -> Result<Vec<String>, Error> {
-        let wanted = journal.wanted_stand_in().map(|s| s.file_name(&order.id));
+        let wanted = journal.wanted_stand_in(order).map(|s| s.file_name(&order.id));
         let mut names = file::list(self.disk(), &self.manifests_folder())?;
         names.retain(|name| name.starts_with(stand_in::PREFIX) && Some(name) != wanted.as_ref());
         Ok(names)
@@ -48,7 +48,7 @@ impl Host {
 
     /// Puts the manifest of the journal's stand-in into the folder.
     pub fn add_stand_in(&self, order: &Order, journal: &Journal) -> Result<(), Error> {
-        let Some(stand_in) = journal.wanted_stand_in() else { return Ok(()) };
+        let Some(stand_in) = journal.wanted_stand_in(order) else { return Ok(()) };
         let text = self.stand_in_manifest(order, stand_in)?;
         file::replace(
             self.disk(),
@@ -64,7 +64,7 @@ impl Host {
                 String::from_utf8_lossy(&self.last_known_good()?.unwrap_or_default()).into_owned()
             }
         };
-        stand_in.manifest(&made_from, &order.id).map_err(|problem| Error::Content {
+        stand_in.manifest(&made_from, order).map_err(|problem| Error::Content {
             path: self.at(&order.manifest),
             problem: format!("cannot be made into a stand-in's: {problem}"),
         })

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::audit::Level;
 
 use super::clock::{Deadline, Moment};
+use super::order::Order;
 use super::stand_in::{Role, StandIn};
 
 /// Format of the file. A reader refuses a later one; format 1 (without stand-in and proof) is read as this one.
@@ -316,8 +317,10 @@ impl Journal {
     }
 
     /// The stand-in whose manifest shall be in the manifests folder now; every other is to go.
-    pub fn wanted_stand_in(&self) -> Option<&StandIn> {
+    pub fn wanted_stand_in(&self, order: &Order) -> Option<&StandIn> {
         match self.state {
+            // It is told to end together with the old server, and serves on; see `Order::shutdown_delay_seconds`.
+            State::Verifying { .. } if order.shutdown_delay_seconds.is_some() => None,
             State::Ordered
             | State::Rehearsing { .. }
             | State::Swapping { .. }

@@ -52,6 +52,11 @@ pub struct Order {
     /// Whether a stand-in is used.
     #[serde(default)]
     pub rehearsal: Rehearsal,
+    /// Where other control-plane nodes have API servers, too: how long the stand-in goes on serving after it was told to
+    /// end, which is at the swap (`--shutdown-delay-duration`). Its /readyz fails all that time, so that a balancer turns
+    /// to the others before this node's port goes back to a server that is only starting.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shutdown_delay_seconds: Option<u32>,
 }
 
 /// Whether and how a second API server tries the change before anything live is touched, and serves meanwhile.

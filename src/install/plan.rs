@@ -7,6 +7,7 @@ use crate::manifest::{self, Existing, Manifest, PathType, Refusals};
 use crate::revision::Rendered;
 
 use super::order::{self, Order, OrderedFile, Rehearsal};
+use super::stand_in;
 
 /// What is wanted of a node.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -58,6 +59,8 @@ pub struct Terms {
     pub health_timeout_seconds: u32,
     /// Whether and how it is tried before.
     pub rehearsal: Rehearsal,
+    /// Whether other control-plane nodes have API servers, too.
+    pub highly_available: bool,
 }
 
 /// Why there is no plan.
@@ -214,6 +217,9 @@ impl Planned {
             keep_backups: terms.keep_backups,
             health_timeout_seconds: terms.health_timeout_seconds,
             rehearsal: terms.rehearsal,
+            shutdown_delay_seconds: terms
+                .highly_available
+                .then(|| stand_in::shutdown_delay_seconds(self.manifest.termination_grace_seconds)),
         }
     }
 }

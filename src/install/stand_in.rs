@@ -11,7 +11,7 @@ use serde_yaml::{Mapping, Value};
 use crate::audit::ServerVersion;
 use crate::manifest;
 
-use super::order::label;
+use super::order::{Order, label};
 
 /// Name of the files in the manifests folder, and of the Pods, before the order's own part.
 pub const PREFIX: &str = "audit-operator-stand-in-";
@@ -29,8 +29,23 @@ const NO_ETCD: &str = "https://127.0.0.1:1";
 /// older one, or one whose version is not known, ends when the kubelet kills it.
 const ENDS_WATCHES: ServerVersion = ServerVersion::release(1, 30);
 
-/// Seconds until the kubelet kills it.
-const GRACE_SECONDS: u64 = 10;
+/// Seconds until the kubelet kills it, beyond its shutdown delay.
+const GRACE_SECONDS: u32 = 10;
+
+/// How long it goes on serving beyond the old server's own end: the kubelet starts the new one 2 to 12 s later.
+const OUTLIVES_SECONDS: u32 = 20;
+
+/// How long it waits for a server that may take long to end. The end of an install waits for the stand-in's.
+const LONGEST_GRACE_SECONDS: u32 = 60;
+
+/// The kubelet's default of `terminationGracePeriodSeconds`.
+const DEFAULT_GRACE_SECONDS: u32 = 30;
+
+/// How long a stand-in goes on serving after it was told to end together with the old server, whose Pod has this
+/// `terminationGracePeriodSeconds`: an API server with watches open ends only when it is killed.
+pub fn shutdown_delay_seconds(termination_grace_seconds: Option<u32>) -> u32 {
+    termination_grace_seconds.unwrap_or(DEFAULT_GRACE_SECONDS).min(LONGEST_GRACE_SECONDS) + OUTLIVES_SECONDS
+}
 
 /// A stand-in in use.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -88,17 +103,18 @@ impl StandIn {
         format!(".{}.log", self.pod_name(order_id))
     }
 
-    /// Its manifest, made from a kube-apiserver manifest. Comments and order do not matter here: no person keeps this file.
+    /// Its manifest for this order, made from a kube-apiserver manifest. Comments and order do not matter here: no person keeps this file.
     ///
     /// # Errors
     /// What is not a manifest of kube-apiserver, in words.
-    pub fn manifest(&self, text: &str, order_id: &str) -> Result<String, String> {
+    pub fn manifest(&self, text: &str, order: &Order) -> Result<String, String> {
         let read = manifest::read(text).map_err(|refusals| refusals.to_string())?;
         let mut pod: Value = serde_yaml::from_str(text).map_err(|error| error.to_string())?;
-        let flags = self.flags(&read, order_id);
-        self.rename(&mut pod, &read, order_id);
+        let delay = self.shutdown_delay_seconds(order);
+        let flags = self.flags(&read, &order.id, delay);
+        self.rename(&mut pod, &read, &order.id);
         let spec = pod.get_mut("spec").and_then(Value::as_mapping_mut).ok_or("the Pod has no `spec`")?;
-        spec.insert("terminationGracePeriodSeconds".into(), GRACE_SECONDS.into());
+        spec.insert("terminationGracePeriodSeconds".into(), (delay + GRACE_SECONDS).into());
         let containers = spec.get_mut("containers").and_then(Value::as_sequence_mut);
         for container in containers.into_iter().flatten().filter_map(Value::as_mapping_mut) {
             // `ports` would be refused beside the live Pod's, probes would ask the live server, and requests could push other
@@ -112,6 +128,11 @@ impl StandIn {
             }
         }
         serde_yaml::to_string(&pod).map_err(|error| error.to_string())
+    }
+
+    /// Only the one that was rehearsed is told to end while it is needed; others end when they are not.
+    fn shutdown_delay_seconds(&self, order: &Order) -> u32 {
+        order.shutdown_delay_seconds.filter(|_| self.role == Role::Candidate).unwrap_or(0)
     }
 
     /// A name and labels that no controller and nobody takes for the real one's.
@@ -130,12 +151,17 @@ impl StandIn {
     }
 
     /// The flags that differ; everything else is as in the manifest, also what other people set there.
-    fn flags(&self, read: &manifest::Manifest, order_id: &str) -> Vec<(&'static str, String)> {
+    fn flags(
+        &self,
+        read: &manifest::Manifest,
+        order_id: &str,
+        shutdown_delay: u32,
+    ) -> Vec<(&'static str, String)> {
         let mut flags = vec![
             ("secure-port", self.port.to_string()),
             ("bind-address", "127.0.0.1".to_owned()),
             ("endpoint-reconciler-type", "none".to_owned()),
-            ("shutdown-delay-duration", "0s".to_owned()),
+            ("shutdown-delay-duration", format!("{shutdown_delay}s")),
         ];
         if read.server_version_tag().and_then(|tag| tag.parse::<ServerVersion>().ok()) >= Some(ENDS_WATCHES) {
             flags.push(("shutdown-watch-termination-grace-period", "2s".to_owned()));
@@ -201,12 +227,17 @@ pub(super) fn lost_its_port(last_words: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::install::next::tests::order;
 
     const KUBEADM: &str = include_str!("../../tests/data/manifests/kubeadm-1.37.2-audit.yaml");
     const ID: &str = "20260102T030405.678901Z-01234567";
 
     fn made(role: Role, text: &str) -> Value {
-        let text = StandIn { role, port: 16443 }.manifest(text, ID).expect("a manifest");
+        made_for(&order(), role, text)
+    }
+
+    fn made_for(order: &Order, role: Role, text: &str) -> Value {
+        let text = StandIn { role, port: 16443 }.manifest(text, order).expect("a manifest");
         serde_yaml::from_str(&text).expect("YAML")
     }
 
@@ -235,6 +266,23 @@ mod tests {
             [1, 1, 1]
         );
         assert!(!command.contains(&"--etcd-servers=https://127.0.0.1:1"));
+    }
+
+    #[test]
+    fn among_several_it_outlives_the_old_server_once_it_was_told_to_end() {
+        assert_eq!([None, Some(5), Some(3600)].map(shutdown_delay_seconds), [50, 25, 80]);
+        let several = Order { shutdown_delay_seconds: Some(50), ..order() };
+        for (order, role, delay) in [
+            (&order(), Role::Candidate, 0),
+            (&several, Role::Candidate, 50),
+            (&several, Role::StartOnly, 0),
+            (&several, Role::LastKnownGood, 0),
+        ] {
+            let pod = made_for(order, role, KUBEADM);
+            let flag = format!("--shutdown-delay-duration={delay}s");
+            assert!(command(&pod).contains(&flag.as_str()), "{role:?} has no {flag}");
+            assert_eq!(pod["spec"]["terminationGracePeriodSeconds"], delay + 10, "{role:?}");
+        }
     }
 
     #[test]

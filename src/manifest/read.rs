@@ -19,6 +19,8 @@ pub struct Manifest {
     pub flags: Vec<ReadFlag>,
     /// Value of [`REVISION_ANNOTATION`]: the audit settings are ours.
     pub revision: Option<String>,
+    /// Seconds from the order to end until the kubelet kills it, where the manifest says so; the kubelet's default is 30.
+    pub termination_grace_seconds: Option<u32>,
     /// Where the kubelet asks whether the server is ready.
     pub readiness: Option<Probe>,
     /// Where the kubelet asks whether the server is alive.
@@ -128,6 +130,8 @@ pub fn read(text: &str) -> Result<Manifest, Refusals> {
             })
             .collect(),
         revision: pod.annotation(REVISION_ANNOTATION).map(str::to_owned),
+        termination_grace_seconds: (pod.spec.value.get("terminationGracePeriodSeconds"))
+            .and_then(|seconds| seconds.as_scalar()?.parse().ok()),
         readiness: probe(pod.container, "readinessProbe"),
         liveness: probe(pod.container, "livenessProbe"),
         volumes: pod.volumes,

@@ -39,13 +39,14 @@ struct Test {
     run: fn(&Given) -> Result<()>,
 }
 
-const TESTS: [Test; 6] = [
+const TESTS: [Test; 7] = [
     Test { name: "disk", unasked: true, run: disk::run },
     Test { name: "bringup", unasked: true, run: bringup::run },
     Test { name: "trouble", unasked: false, run: trouble::run },
     Test { name: "story", unasked: true, run: story::run },
     Test { name: "rollout", unasked: false, run: rollout::run },
     Test { name: "faults", unasked: true, run: faults_of_ci },
+    Test { name: "relief", unasked: false, run: rollout::relief },
 ];
 
 /// Runs the tests whose names contain `filter`, and closes with `N passed, N failed` on standard output. Whether all

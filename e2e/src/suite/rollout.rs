@@ -11,6 +11,7 @@ use jiff::Timestamp;
 use crate::cluster::{Cluster, Wanted};
 use crate::launch::Lifetime;
 use crate::node::Node;
+use crate::probe::{Probe, Seen};
 use crate::progress::say;
 use crate::suite::Given;
 use crate::{network, wait};
@@ -19,20 +20,28 @@ use super::operator::{self, CHANGE, Journal, MANIFEST, Starts, Wish, servers};
 
 /// A rollout takes at most this much longer than its nodes one by one.
 const LONGER: f64 = 1.15;
+/// What everybody may ask an API server for.
+const ANY: &str = "/version";
 /// A controller that would go on in spite of a node that is down would have done so by then.
 const HELD: Duration = Duration::from_secs(60);
 
 pub(super) fn run(given: &Given) -> Result<()> {
+    let cluster = installed(given)?;
+    whole(&cluster, 1)?;
+    one_by_one(&cluster)?;
+    none_while_one_is_down(&cluster)?;
+    power_cut_in_the_middle(&cluster)
+}
+
+/// Three nodes with the operator, and auditing switched on.
+pub(super) fn installed(given: &Given) -> Result<Cluster> {
     let binary =
         given.operator.clone().context("needs the operator: --operator-binary or E2E_OPERATOR_BINARY")?;
     let wanted = Wanted { nodes: 3, operator: Some(binary), lifetime: Lifetime::OfThisProcess };
     let cluster = Cluster::up(&given.state, &wanted)?;
     operator::install(&cluster)?;
     to(&cluster, 1)?;
-    whole(&cluster, 1)?;
-    one_by_one(&cluster)?;
-    none_while_one_is_down(&cluster)?;
-    power_cut_in_the_middle(&cluster)
+    Ok(cluster)
 }
 
 /// Changes the age and waits until every node has it.
@@ -74,41 +83,84 @@ fn in_turn(cluster: &Cluster) -> Result<(f64, f64)> {
     Ok((spans[2].1.duration_since(spans[0].0).as_secs_f64(), sum))
 }
 
-/// A rollout, and the same by hand, with clients at the balancer.
-fn one_by_one(cluster: &Cluster) -> Result<()> {
-    let probe = cluster.probe(network::HUB)?;
+/// Makes a change of all three nodes with clients at work, and prints what it cost them; gives the failed requests of those
+/// at the balancer. They ask for what any client may have: an API server that says it is leaving still answers.
+fn cost(cluster: &Cluster, how: &str, change: impl FnOnce(&mut Starts) -> Result<()>) -> Result<usize> {
+    let (mut before, mut after) = (Starts::default(), Starts::default());
+    for node in &cluster.nodes {
+        before.look(node)?;
+    }
+    let balanced = cluster.clients(network::HUB, ANY)?;
+    let on_nodes =
+        cluster.nodes.iter().map(|node| cluster.clients_on(node, ANY)).collect::<Result<Vec<_>>>()?;
     let started = Instant::now();
-    to(cluster, 2)?;
+    change(&mut after)?;
     let seconds = started.elapsed().as_secs_f64();
-    let ours = probe.stop()?;
-    whole(cluster, 2)?;
-    let (all, sum) = in_turn(cluster)?;
+    let balanced = balanced.stop()?;
+    let on_nodes = on_nodes.into_iter().map(Probe::stop).collect::<Result<Vec<_>>>()?;
+    let mut restarts = 0;
+    for node in &cluster.nodes {
+        after.look(node)?;
+        restarts += after.since(&before, "kube-controller-manager", node);
+        restarts += after.since(&before, "kube-scheduler", node);
+    }
+    let on_nodes: f64 = on_nodes.iter().map(Seen::down).sum();
+    let Seen { fresh, fresh_failed, kept, kept_failed, failures } = &balanced;
+    let failed = fresh_failed.len() + kept_failed;
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "figure rollout-seconds-{how} {seconds:.1}")?;
+    writeln!(out, "figure rollout-failed-requests-{how} {failed}")?;
+    writeln!(out, "figure rollout-unanswered-on-the-nodes-seconds-{how} {on_nodes:.1}")?;
+    writeln!(out, "figure rollout-component-restarts-{how} {restarts}")?;
+    say!("{how}: {} of {fresh} fresh, {kept_failed} of {kept} kept failed: {failures:?}", fresh_failed.len());
+    say!("{how}: fresh requests failed at {fresh_failed:?}");
+    Ok(failed)
+}
 
-    operator::pause(cluster)?;
-    let probe = cluster.probe(network::HUB)?;
+/// The same change by hand, one node after the other.
+fn by_hand(cluster: &Cluster, days: u32, starts: &mut Starts) -> Result<()> {
     for node in &cluster.nodes {
         let (before, manifest) = (servers(node)?, fs::read_to_string(node.path(MANIFEST))?);
-        operator::swap_by_hand(node, &operator::with_max_age(&manifest, 99)?)?;
-        operator::restarted(cluster, node, &before, &mut Starts::default())?;
+        operator::swap_by_hand(node, &operator::with_max_age(&manifest, days)?)?;
+        operator::restarted(cluster, node, &before, starts)?;
     }
-    let by_hand = probe.stop()?;
-    let mut out = std::io::stdout().lock();
-    writeln!(out, "figure rollout-object-to-ready-seconds {seconds:.1}")?;
-    writeln!(out, "figure rollout-to-sum-ratio {:.2}", all / sum)?;
-    for (how, seen) in [("ours", &ours), ("mv", &by_hand)] {
-        let (fresh, kept) = (seen.fresh_failed.len(), seen.kept_failed);
-        writeln!(out, "figure rollout-failed-requests-{how} {}", fresh + kept)?;
-        say!(
-            "{how}: {fresh} of {} fresh, {kept} of {} kept failed: {:?}",
-            seen.fresh,
-            seen.kept,
-            seen.failures
-        );
-    }
-    ensure!(all <= sum * LONGER, "the rollout took {all:.0} s, its nodes {sum:.0} s");
-    let failed = |seen: &crate::probe::Seen| seen.fresh_failed.len() + seen.kept_failed;
-    ensure!(failed(&ours) <= failed(&by_hand), "more requests failed than by hand");
     Ok(())
+}
+
+/// A rollout, and the same by hand, with clients at the balancer.
+fn one_by_one(cluster: &Cluster) -> Result<()> {
+    let ours = cost(cluster, "ours", |_| to(cluster, 2))?;
+    whole(cluster, 2)?;
+    let (all, sum) = in_turn(cluster)?;
+    operator::pause(cluster)?;
+    let mv = cost(cluster, "mv", |starts| by_hand(cluster, 99, starts))?;
+    writeln!(std::io::stdout(), "figure rollout-to-sum-ratio {:.2}", all / sum)?;
+    ensure!(all <= sum * LONGER, "the rollout took {all:.0} s, its nodes {sum:.0} s");
+    ensure!(ours <= mv, "{ours} requests failed, {mv} by hand");
+    Ok(())
+}
+
+/// `e2e test relief`: what a rollout costs clients with a stand-in, without one, and by hand.
+pub(super) fn relief(given: &Given) -> Result<()> {
+    let cluster = installed(given)?;
+    let mut failed = [0, 0];
+    for round in 1..=2 {
+        failed[0] += cost(&cluster, "ours", |_| to(&cluster, 10 + round))?;
+        stand_in(&cluster, "Never")?;
+        cost(&cluster, "without-stand-in", |_| to(&cluster, 20 + round))?;
+        operator::pause(&cluster)?;
+        stand_in(&cluster, "Auto")?;
+        failed[1] += cost(&cluster, "mv", |starts| by_hand(&cluster, 90 + round, starts))?;
+    }
+    let [ours, mv] = failed;
+    ensure!(ours <= mv, "{ours} requests failed in two rollouts, {mv} by hand");
+    Ok(())
+}
+
+fn stand_in(cluster: &Cluster, how: &str) -> Result<()> {
+    let patch = format!("{{\"spec\":{{\"rollout\":{{\"standIn\":\"{how}\"}}}}}}");
+    let words = ["patch", "auditcfg", "default", "--type=merge", "-p", &patch];
+    wait::until("kubectl patch", CHANGE, || cluster.kubectl(&words).map(Some)).map(drop)
 }
 
 /// With a node down nothing is started; when it is back, all three are changed.

@@ -91,6 +91,18 @@ fn apply(world: &mut World, desired: &Desired) {
     }
 }
 
+#[test]
+fn a_node_is_told_whether_it_is_the_only_one() {
+    let told = |world: &World| {
+        let desired = decide(world, now());
+        desired.audit_nodes.iter().map(|node| node.spec.highly_available).collect::<Vec<_>>()
+    };
+    let mut world = simple();
+    assert_eq!(told(&world), [true, true]);
+    world.nodes.pop();
+    assert_eq!(told(&world), [false]);
+}
+
 /// What a node's agent reports.
 fn report(world: &mut World, name: &str, change: impl FnOnce(&AuditNodeSpec, &mut AuditNodeStatus)) {
     let mut node = audit_node(world, name).unwrap().clone();

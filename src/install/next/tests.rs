@@ -20,6 +20,7 @@ pub(crate) fn order() -> Order {
         keep_backups: 3,
         health_timeout_seconds: 300,
         rehearsal: Rehearsal::Auto,
+        shutdown_delay_seconds: None,
     }
 }
 
@@ -408,6 +409,33 @@ mod verification {
     }
 }
 
+mod among_several {
+    use super::*;
+
+    fn several() -> Order {
+        Order { shutdown_delay_seconds: Some(50), ..order() }
+    }
+
+    #[test]
+    fn the_stand_in_is_told_to_end_with_the_old_server_and_serves_on() {
+        let wanted = |state| journal(state, Some(candidate())).wanted_stand_in(&several()).is_some();
+        assert!(wanted(swapping()), "it must be ready before anything is touched");
+        assert!(!wanted(verifying()), "its manifest goes");
+        let journal = journal(verifying(), Some(candidate()));
+        let leaving = Seen { listening: true, in_place: false, ..seen(1, not_ready()) };
+        let leaving = Observed { stand_in: Some(leaving), ..swapped(&["old/0.log@1"], not_ready()) };
+        assert_eq!(relief(&journal, &leaving).map(|wanted| wanted.port), Some(16443), "it serves on");
+        let wait = Step::Wait("the kubelet has not started a container from the new manifest".to_owned());
+        assert_eq!(next(&several(), &journal, &leaving, &at(1)), wait);
+    }
+
+    #[test]
+    fn alone_it_stays_until_the_end() {
+        let wanted = |state| journal(state, Some(candidate())).wanted_stand_in(&order()).is_some();
+        assert!(wanted(swapping()) && wanted(verifying()));
+    }
+}
+
 mod going_back {
     use super::*;
 
@@ -438,6 +466,16 @@ mod going_back {
         let wanted = relief(&journal, &serving).expect("relief");
         assert!(!wanted.ends_with(&logs(&["new/0.log@2", "new/1.log@3"])), "the bad server's own restart");
         assert!(wanted.ends_with(&logs(&["old/0.log@9"])));
+    }
+
+    #[test]
+    fn one_that_was_told_to_end_already_is_followed_by_another() {
+        let journal = journal(rolling_back(&["new"]), Some(candidate()));
+        let leaving = Seen { listening: true, in_place: false, ..seen(1, not_ready()) };
+        let leaving =
+            Observed { stand_in: Some(leaving), ..restored(&["old/0.log@1", "new/0.log@2"], not_ready()) };
+        let rescue = StandIn { role: Role::LastKnownGood, port: 16443 };
+        check(&journal, &leaving, 1, &Step::Employ(Some(rescue)));
     }
 
     #[test]
@@ -487,7 +525,7 @@ mod the_end {
     fn the_stand_in_goes_then_its_events_are_kept_then_it_is_over() {
         let stray = Observed { stray_stand_ins: vec!["s.yaml".to_owned()], ..calm() };
         check(&ending(), &stray, 0, &Step::RemoveStandIns);
-        assert_eq!(ending().wanted_stand_in(), None);
+        assert_eq!(ending().wanted_stand_in(&order()), None);
         let listening = Observed { stand_in: Some(seen(1, Health::Ready)), stand_in_logs: true, ..calm() };
         check(&ending(), &listening, 0, &Step::Wait("the stand-in to end".to_owned()));
         let starting = Seen { alive: true, ..seen(0, not_ready()) };
