@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
 use crate::api::node::{Install, Permit, Plan, Proof, ProofResult, Rehearsal, Step};
 use crate::api::rollout::StandIn;
@@ -26,8 +26,8 @@ const INSTALLER_STARTS: Duration = Duration::from_secs(90);
 /// How long the installer may take to take its own manifest away after the end.
 const INSTALLER_LEAVES: Duration = Duration::from_secs(30);
 
-/// How soon a proof that failed is repeated.
-const PROOF_AFTER_MISSING: Duration = Duration::from_secs(60);
+/// How soon a proof is made when there is reason to doubt.
+const PROOF_SOON: Duration = Duration::from_secs(60);
 
 /// Steps that are reported.
 const STEPS: usize = 32;
@@ -108,7 +108,7 @@ pub(super) fn decide(situation: &Situation<'_>) -> (AuditNodeStatus, Option<Orde
         plan: None,
         install: last.map(|(order, journal)| install_status(order, journal)),
         api_server_address: None,
-        proof: last_proof(situation).map(proof_status),
+        proof: last_proof(situation),
         conditions: old.conditions,
     };
     set_proven(&mut status, situation);
@@ -200,17 +200,54 @@ fn last_install<'a>(situation: &'a Situation<'_>) -> Option<(&'a Order, Option<&
     Some((order, situation.journal.as_ref().filter(|j| j.order == order.id)))
 }
 
-/// Time from one proof to the next; one that failed is looked at again soon, so that its end is seen, too.
-pub(super) fn proof_interval(seconds: u32, missing: bool) -> Duration {
-    let interval = Duration::from_secs(seconds.into());
-    if missing { interval.min(PROOF_AFTER_MISSING) } else { interval }
+/// What the agent knows of its own proofs.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Proving {
+    /// Since its last one, or since it was first allowed to make one.
+    pub(super) elapsed: Duration,
+    /// How much of the interval is let pass, 0.9 to 1.1: not every node at the same moment.
+    pub(super) share: f64,
+    /// Whether the log's file is gone or cannot grow.
+    pub(super) trouble: bool,
 }
 
-/// The newer of the installer's proof on the live server and the agent's own.
-fn last_proof<'a>(situation: &'a Situation<'_>) -> Option<&'a journal::Proof> {
+/// Whether proofs are made at all: of settings that run, unless they are switched off.
+pub(super) fn may_prove(node: &AuditNode, status: &AuditNodeStatus) -> bool {
+    let ready = condition::get(&status.conditions, Type::Ready);
+    node.spec.proof_interval_seconds > 0 && ready.is_some_and(|c| c.reason == Reason::Settled.as_str())
+}
+
+/// Whether the next proof is due. After one that failed it is made soon, so that the failure's end is seen; and when the log
+/// looks as if events were being lost.
+pub(super) fn proof_is_due(node: &AuditNode, status: &AuditNodeStatus, proving: &Proving) -> bool {
+    let interval = Duration::from_secs(node.spec.proof_interval_seconds.into());
+    let missing = status.proof.as_ref().is_some_and(|proof| proof.result == ProofResult::Missing);
+    let interval = if missing || proving.trouble { interval.min(PROOF_SOON) } else { interval };
+    may_prove(node, status) && proving.elapsed >= interval.mul_f64(proving.share)
+}
+
+/// The newest proof: the installer's on the live server, the agent's own, or the one reported before this agent started.
+fn last_proof(situation: &Situation<'_>) -> Option<Proof> {
     let installers = last_install(situation).and_then(|(_, journal)| journal?.proof.as_ref());
     let installers = installers.filter(|proof| proof.stand_in.is_none());
-    [installers, situation.proof.as_ref()].into_iter().flatten().max_by_key(|proof| proof.time)
+    let reported = situation.node.status.as_ref().and_then(|status| status.proof.clone());
+    let seen = [installers, situation.proof.as_ref()].into_iter().flatten().map(proof_status);
+    // Of two in the same second the later one counts.
+    reported.into_iter().chain(seen).max_by_key(|proof| proof.time.0)
+}
+
+/// The conditions that say something new, compared with what was reported before.
+pub(super) fn news<'a>(
+    before: Option<&'a AuditNodeStatus>,
+    status: &'a AuditNodeStatus,
+) -> impl Iterator<Item = &'a Condition> {
+    let reason = move |type_| Some(&condition::get(&before?.conditions, type_)?.reason);
+    [Type::Ready, Type::Proven].into_iter().filter_map(move |type_| {
+        let new = condition::get(&status.conditions, type_)?;
+        // A proof that is not made yet is no news.
+        let told = new.reason != Reason::ProofPending.as_str() && reason(type_) != Some(&new.reason);
+        told.then_some(new)
+    })
 }
 
 fn proof_status(proof: &journal::Proof) -> Proof {
@@ -235,22 +272,25 @@ fn proof_status(proof: &journal::Proof) -> Proof {
 /// The condition Proven: of the settings that run, so only where some do.
 fn set_proven(status: &mut AuditNodeStatus, situation: &Situation<'_>) {
     let node = situation.node;
-    let proof = last_proof(situation);
-    let (holds, reason, message) = match proof.map(|p| (p.result, p)) {
+    let (holds, reason, message) = match &status.proof {
         _ if node.spec.revision.is_none() => {
             status.proof = None;
             status.conditions.retain(|c| c.type_ != Type::Proven.as_str());
             return;
         }
         None => (Status::Unknown, Reason::ProofPending, "no proof was made yet".to_owned()),
-        Some((journal::ProofResult::Landed, p)) => {
-            (Status::True, Reason::ProofLanded, format!("the event of `{}` is in the log", p.request))
-        }
-        Some((journal::ProofResult::Missing, p)) => {
-            (Status::False, Reason::ProofMissing, format!("`{}` left no event: {}", p.request, p.message))
-        }
-        Some((journal::ProofResult::Unprovable, p)) => {
-            (Status::Unknown, Reason::Unprovable, p.message.clone())
+        Some(proof) => {
+            let request = proof.request.as_deref().unwrap_or_default();
+            let message = &proof.message;
+            match proof.result {
+                ProofResult::Landed => {
+                    (Status::True, Reason::ProofLanded, format!("the event of `{request}` is in the log"))
+                }
+                ProofResult::Missing => {
+                    (Status::False, Reason::ProofMissing, format!("`{request}` left no event: {message}"))
+                }
+                ProofResult::Unprovable => (Status::Unknown, Reason::Unprovable, message.clone()),
+            }
         }
     };
     let generation = node.metadata.generation;

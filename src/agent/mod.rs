@@ -26,8 +26,8 @@ use tracing::{info, warn};
 
 use crate::api::{self, AuditNode, AuditNodeStatus};
 use crate::cluster;
-use crate::condition::{self, Reason, Type};
-use crate::host::{self, Host};
+use crate::condition::{self, Reason};
+use crate::host::{self, Host, Identity};
 use crate::install::journal;
 use crate::install::pod::InstallerPod;
 use crate::install::{Journal, Order};
@@ -53,6 +53,8 @@ pub struct Options {
     pub namespace: String,
     /// The name of its own Pod, which says what image is on this node: the installer's static Pod is started from that.
     pub pod_name: String,
+    /// As whom it proves that events land; without it, as nobody.
+    pub identity: Option<Identity>,
 }
 
 /// Runs until `shutdown` ends. An install under way goes on where it is when the agent comes back.
@@ -243,24 +245,20 @@ impl Agent {
         Ok(())
     }
 
-    /// Repeats the proof when it is time to; what comes of it is reported at the next look.
+    /// Repeats the proof when it is due; what comes of it is reported at the next look.
     async fn prove(&mut self, node: &AuditNode) {
-        let settled = self.reported.as_ref().is_some_and(|(_, status)| {
-            let ready = condition::get(&status.conditions, Type::Ready);
-            ready.is_some_and(|c| c.reason == Reason::Settled.as_str())
-        });
-        if !settled || node.spec.proof_interval_seconds == 0 {
+        let Some((_, status)) = &self.reported else { return };
+        if !decide::may_prove(node, status) {
             self.proved = None;
             return;
         }
-        let missing = self.proof.as_ref().is_some_and(|p| p.result == journal::ProofResult::Missing);
-        let interval = decide::proof_interval(node.spec.proof_interval_seconds, missing);
         // An agent that just started looks soon: it does not know what happened before.
         let (since, share) = *self.proved.get_or_insert_with(|| (Instant::now(), 0.1 * jitter()));
-        if since.elapsed() < interval.mul_f64(share) {
+        let (elapsed, trouble) = (since.elapsed(), self.host.log_is_in_trouble());
+        if !decide::proof_is_due(node, status, &decide::Proving { elapsed, share, trouble }) {
             return;
         }
-        let proof = self.host.prove_live(Timestamp::now()).await;
+        let proof = self.host.prove_live(self.options.identity.as_ref(), Timestamp::now()).await;
         if proof.result != journal::ProofResult::Landed {
             warn!(result = ?proof.result, message = proof.message, "proof");
         }
@@ -361,29 +359,24 @@ impl Agent {
         Ok(())
     }
 
-    /// An event when the reason of Ready is another one than before; an event that gets lost is no failure.
+    /// An event for each condition whose reason is another one than before; an event that gets lost is no failure.
     async fn tell(&self, node: &AuditNode, status: &AuditNodeStatus) {
-        let reason = |status: &AuditNodeStatus| {
-            condition::get(&status.conditions, Type::Ready).map(|c| c.reason.clone())
-        };
-        let Some(new) = condition::get(&status.conditions, Type::Ready) else { return };
-        let old = self.reported.as_ref().map(|(_, status)| status).or(node.status.as_ref()).and_then(reason);
-        if old.as_ref() == Some(&new.reason) {
-            return;
-        }
-        let event = Event {
-            type_: if condition::needs_a_person(&new.reason) {
-                EventType::Warning
-            } else {
-                EventType::Normal
-            },
-            reason: new.reason.clone(),
-            note: Some(api::event_note(&new.message)),
-            action: "Report".to_owned(),
-            secondary: None,
-        };
-        if let Err(error) = self.events.publish(&event, &node.object_ref(&())).await {
-            warn!(%error, "an event was not recorded");
+        let before = self.reported.as_ref().map(|(_, status)| status).or(node.status.as_ref());
+        for new in decide::news(before, status) {
+            let event = Event {
+                type_: if condition::needs_a_person(&new.reason) {
+                    EventType::Warning
+                } else {
+                    EventType::Normal
+                },
+                reason: new.reason.clone(),
+                note: Some(api::event_note(&new.message)),
+                action: "Report".to_owned(),
+                secondary: None,
+            };
+            if let Err(error) = self.events.publish(&event, &node.object_ref(&())).await {
+                warn!(%error, "an event was not recorded");
+            }
         }
     }
 }

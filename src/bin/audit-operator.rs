@@ -7,7 +7,7 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use audit_operator::cli::{self, generate, node, proofs, trail};
-use audit_operator::host::{self, Host};
+use audit_operator::host::{self, Host, Identity};
 use audit_operator::{agent, controller, installer, telemetry};
 use kube::Client;
 use tokio::signal::unix::{SignalKind, signal};
@@ -69,6 +69,9 @@ enum Command {
         /// Name of the Pod this agent runs in; the installer's static Pod gets the same image.
         #[arg(long, value_name = "NAME", env = "POD_NAME")]
         pod_name: String,
+        /// Service account of this Pod: as that it proves that events land. Without it, as nobody.
+        #[arg(long, value_name = "NAME")]
+        service_account: Option<String>,
         /// Where to serve /metrics, /healthz and /readyz, such as 127.0.0.1:9469; nowhere when it is not given.
         #[arg(long, value_name = "HOST:PORT")]
         metrics_address: Option<SocketAddr>,
@@ -128,9 +131,19 @@ fn main() -> ExitCode {
             let options = controller::Options { namespace, config_map_namespaces, identity, own_node };
             runtime.block_on(run_controller(options, metrics_address))
         }
-        Command::Agent { node_name, namespace, root, manifest, pod_name, metrics_address } => {
+        Command::Agent {
+            node_name,
+            namespace,
+            root,
+            manifest,
+            pod_name,
+            service_account,
+            metrics_address,
+        } => {
             let host = Host::new(root, manifest, Some(node_name.clone()));
-            let options = agent::Options { node_name, namespace, pod_name };
+            let identity = service_account.map(|name| Identity::of_this_pod(&namespace, &name)).transpose();
+            let identity = identity.map_err(anyhow::Error::msg).context("--service-account")?;
+            let options = agent::Options { node_name, namespace, pod_name, identity };
             runtime.block_on(run_agent(host, options, metrics_address))
         }
         Command::Installer { order, node_name, root, manifest } => runtime.block_on(async {

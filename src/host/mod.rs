@@ -17,6 +17,7 @@ use crate::manifest;
 
 mod disk;
 mod file;
+mod identity;
 mod installer;
 mod machine;
 mod manifests;
@@ -29,6 +30,7 @@ mod state;
 pub mod unverified;
 
 pub use disk::{About, Disk, Held, NewFile, RealDisk};
+pub use identity::Identity;
 pub use machine::{Machine, RealMachine};
 pub use proof::Proof;
 pub use server::PodLogs;

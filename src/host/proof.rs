@@ -4,16 +4,16 @@
 
 use std::time::Duration;
 
-use http::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue, USER_AGENT};
+use http::header::{AUTHORIZATION, CONTENT_TYPE, USER_AGENT};
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::audit::Policy;
 use crate::install::proof::{
-    Chosen, LogBackend, Outcome, ProbeRequest, Seen, Sender, Verdict, audit_id, choose, judge,
+    Chosen, Growth, LogBackend, LogPlace, Outcome, Seen, Sender, Unprovable, Verdict, audit_id, choose, judge,
 };
 use crate::manifest::Manifest;
 
-use super::{Host, unverified};
+use super::{Host, Identity, unverified};
 
 mod tail;
 
@@ -23,8 +23,8 @@ use tail::LogTail;
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 /// Between two looks at the log.
 const PAUSE: Duration = Duration::from_millis(100);
-/// A bearer token that no authenticator takes: not a JWT, and nobody's.
-const WORTHLESS: &str = "audit-operator-proof";
+/// With a token that no authenticator takes: not a JWT, and nobody's.
+const WORTHLESS: &str = "Bearer audit-operator-proof";
 
 /// What is to be proved of an API server.
 #[derive(Clone, Debug)]
@@ -35,10 +35,10 @@ pub struct Proof<'a> {
     pub manifest: &'a Manifest,
     /// The policy it holds.
     pub policy: &'a Policy,
-    /// As whom it may be asked, in this order: [`Sender::without_credentials`], and before them whose `token` it is.
+    /// As whom it may be asked, in this order: that of `identity`, then [`Sender::without_credentials`].
     pub senders: &'a [Sender],
-    /// The bearer token of [`Sender::User`], if that is among them.
-    pub token: Option<&'a str>,
+    /// Whose [`Sender::User`] is, if that is among them.
+    pub identity: Option<&'a Identity>,
 }
 
 impl Host {
@@ -53,12 +53,7 @@ impl Host {
     async fn attempt(&self, proof: &Proof<'_>, backend: &LogBackend, chosen: Chosen, id: String) -> Attempt {
         let tail = LogTail::new(self, &backend.place);
         let sent = Instant::now();
-        let token = match chosen.sender {
-            Sender::Anonymous => None,
-            Sender::Nobody => Some(WORTHLESS),
-            Sender::User(_) => proof.token,
-        };
-        let answer = timeout(ANSWER_TIMEOUT, send(proof.authority, &chosen.request, &id, token))
+        let answer = timeout(ANSWER_TIMEOUT, send(proof, &chosen, &id))
             .await
             .unwrap_or_else(|_| Err(format!("no answer within {} s", ANSWER_TIMEOUT.as_secs())));
         Attempt { id, chosen, tail, sent, answer }
@@ -78,6 +73,14 @@ impl Host {
             }
         }
         let (log, growth) = (tail.name(), tail.growth());
+        // What cannot be looked at proves nothing, neither way.
+        if let Some(problem) = tail.hidden() {
+            return Outcome::Unprovable(Unprovable::Unreadable { log, problem });
+        }
+        if matches!(backend.place, LogPlace::Container { .. }) && growth == Growth::Absent {
+            let problem = "the container runtime keeps it where it cannot be seen from here".to_owned();
+            return Outcome::Unprovable(Unprovable::Unreadable { log, problem });
+        }
         Outcome::Missing { id, chosen, seen: Seen { answer, found, log, growth, waited: sent.elapsed() } }
     }
 }
@@ -88,25 +91,25 @@ pub(super) async fn carry_out(host: &Host, proof: &Proof<'_>, seed: &str) -> Out
         Ok(backend) => backend,
         Err(reason) => return Outcome::Unprovable(reason),
     };
-    let chosen = match choose(proof.policy, proof.senders) {
-        Ok(chosen) => chosen,
-        Err(reason) => return Outcome::Unprovable(reason),
-    };
-    let first = host.attempt(proof, &backend, chosen, audit_id(seed, 1)).await;
-    let refused = match &first {
-        Attempt { chosen, answer: Ok(401), .. } => chosen.sender != Sender::Nobody,
-        _ => false,
-    };
-    if !refused {
-        return host.watch(&backend, first).await;
-    }
-    // An expired token, or anonymous access is off by other means than the flag: the policy saw no user.
-    match choose(proof.policy, &[Sender::Nobody]) {
-        Ok(chosen) => {
-            let second = host.attempt(proof, &backend, chosen, audit_id(seed, 2)).await;
-            host.watch(&backend, second).await
-        }
-        Err(reason) => Outcome::Unprovable(reason),
+    let (mut senders, mut n, mut not_asked) = (proof.senders, 0, None);
+    loop {
+        let chosen = match (choose(proof.policy, senders), not_asked) {
+            (Ok(chosen), _) => chosen,
+            (Err(_), Some(reason)) | (Err(reason), None) => return Outcome::Unprovable(reason),
+        };
+        n += 1;
+        let attempt = host.attempt(proof, &backend, chosen, audit_id(seed, n)).await;
+        let sender = attempt.chosen.sender.clone();
+        let problem = match (&sender, &attempt.answer) {
+            // The certificate is not one that the cluster's authority signed for this address, or nobody answers.
+            (Sender::User(_), Err(problem)) => problem.clone(),
+            // A token that has run out, or anonymous access is off by other means than the flag: the policy saw no user.
+            (Sender::User(_) | Sender::Anonymous, Ok(401)) => "401 Unauthorized".to_owned(),
+            _ => return host.watch(&backend, attempt).await,
+        };
+        let tried = senders.iter().position(|other| *other == sender).map_or(senders.len(), |at| at + 1);
+        senders = &senders[tried..];
+        not_asked = Some(Unprovable::NotAsked { sender, problem });
     }
 }
 
@@ -120,13 +123,18 @@ struct Attempt {
     answer: Result<u16, String>,
 }
 
-/// Sends one request over a connection of its own and does not read the answer's body. The certificate is not verified,
-/// as by the kubelet's own probes: what counts is in the log.
-async fn send(authority: &str, request: &ProbeRequest, id: &str, token: Option<&str>) -> Result<u16, String> {
-    let mut config = unverified::config(&format!("https://{authority}"))?;
+/// Sends one request over a connection of its own and does not read the answer's body. Without credentials the certificate
+/// is not verified, as by the kubelet's own probes: what counts is in the log.
+async fn send(proof: &Proof<'_>, chosen: &Chosen, id: &str) -> Result<u16, String> {
+    let url = format!("https://{}", proof.authority);
+    let mut config = match (&chosen.sender, proof.identity) {
+        (Sender::User(_), Some(identity)) => identity.config(&url)?,
+        _ => unverified::config(&url)?,
+    };
     // A request sent again would leave its events twice.
     config.default_retry = false;
-    let client = kube::Client::try_from(config).map_err(|e| e.to_string())?;
+    let client = kube::Client::try_from(config).map_err(|e| unverified::cause(&e))?;
+    let request = &chosen.request;
     let mut message = http::Request::builder()
         .method(request.method)
         .uri(&request.url)
@@ -135,11 +143,8 @@ async fn send(authority: &str, request: &ProbeRequest, id: &str, token: Option<&
     if let Some(content_type) = request.content_type {
         message = message.header(CONTENT_TYPE, content_type);
     }
-    if let Some(token) = token {
-        let mut value = HeaderValue::try_from(format!("Bearer {}", token.trim()))
-            .map_err(|_| "the token cannot be sent in a header".to_owned())?;
-        value.set_sensitive(true);
-        message = message.header(AUTHORIZATION, value);
+    if chosen.sender == Sender::Nobody {
+        message = message.header(AUTHORIZATION, WORTHLESS);
     }
     let message = message.body(request.body.as_bytes().to_vec().into()).map_err(|e| e.to_string())?;
     let answer = client.send(message).await.map_err(|error| unverified::cause(&error))?;
@@ -148,8 +153,10 @@ async fn send(authority: &str, request: &ProbeRequest, id: &str, token: Option<&
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::AsyncReadExt;
+    use tokio::net::TcpListener;
+
     use super::*;
-    use crate::install::proof::Growth;
     use crate::manifest;
 
     const MANIFEST: &str = "
@@ -164,6 +171,78 @@ spec:
   volumes: [{name: log, hostPath: {path: /log}}]
 ";
 
+    /// A listener that takes connections, says nothing and ends them; what it was sent.
+    async fn overheard(prove: impl Future<Output = Outcome>, listener: TcpListener) -> (Outcome, Vec<u8>) {
+        let mut heard = Vec::new();
+        let listen = async {
+            loop {
+                let Ok((mut stream, _)) = listener.accept().await else { return };
+                let mut part = [0; 4096];
+                let read = stream.read(&mut part).await.unwrap_or(0);
+                heard.extend_from_slice(&part[..read]);
+            }
+        };
+        let outcome = tokio::select! {
+            outcome = prove => outcome,
+            () = listen => panic!("it listens for ever"),
+        };
+        (outcome, heard)
+    }
+
+    #[tokio::test]
+    async fn a_token_goes_to_no_server_that_is_not_verified_and_others_are_asked_without() {
+        let root = tempfile::tempdir().unwrap();
+        let host = Host::new(root.path(), "/kube-apiserver.yaml", None);
+        let token = root.path().join("token");
+        std::fs::write(&token, "secret-of-the-agent").unwrap();
+        let agent = Sender::service_account("audit-operator", "agent");
+        let identity = Identity::of(agent.clone(), Vec::new(), &token);
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let authority = listener.local_addr().unwrap().to_string();
+        let manifest = manifest::read(MANIFEST).unwrap();
+        let proof = Proof {
+            authority: &authority,
+            manifest: &manifest,
+            policy: &crate::audit::Profile::Metadata.policy(),
+            senders: &[agent.clone(), Sender::Anonymous],
+            identity: Some(&identity),
+        };
+        let (outcome, heard) = overheard(host.prove(&proof, "x"), listener).await;
+        assert!(!heard.is_empty(), "it was asked");
+        assert!(memchr::memmem::find(&heard, b"secret").is_none());
+        let Outcome::Missing { id, chosen, .. } = outcome else { panic!("{outcome}") };
+        assert_eq!((id.as_str(), chosen.sender), ("audit-operator-x-2", Sender::Anonymous));
+        // Where only the agent's own requests are logged, nothing is pretended.
+        let users = vec![agent.to_string()];
+        let rule = crate::audit::Rule { level: crate::audit::Level::Metadata, users, ..Default::default() };
+        let policy = Policy { rules: vec![rule], ..Policy::default() };
+        let outcome = host.prove(&Proof { policy: &policy, ..proof }, "x").await;
+        let Outcome::Unprovable(Unprovable::NotAsked { sender, .. }) = outcome else { panic!("{outcome}") };
+        assert_eq!(sender, agent);
+    }
+
+    #[tokio::test]
+    async fn a_container_log_that_is_kept_elsewhere_is_no_missing_event() {
+        let root = tempfile::tempdir().unwrap();
+        let host = Host::new(root.path(), "/kube-apiserver.yaml", Some("n1".to_owned()));
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let authority = listener.local_addr().unwrap().to_string();
+        let proof = Proof {
+            authority: &authority,
+            manifest: &manifest::read(&MANIFEST.replace("/log/audit.log", "-")).unwrap(),
+            policy: &crate::audit::Profile::Metadata.policy(),
+            senders: &[Sender::Anonymous],
+            identity: None,
+        };
+        let (outcome, _) = overheard(host.prove(&proof, "x"), listener).await;
+        let Outcome::Unprovable(reason) = outcome else { panic!("{outcome}") };
+        assert!(
+            reason
+                .to_string()
+                .starts_with("`/var/log/pods/kube-system_kube-apiserver-n1_*/kube-apiserver` cannot")
+        );
+    }
+
     #[tokio::test]
     async fn a_server_that_does_not_answer_is_not_waited_for() {
         let root = tempfile::tempdir().unwrap();
@@ -177,7 +256,7 @@ spec:
             manifest: &manifest::read(MANIFEST).unwrap(),
             policy: &crate::audit::Profile::Metadata.policy(),
             senders: &[Sender::Anonymous],
-            token: None,
+            identity: None,
         };
         let outcome = host.prove(&proof, "x").await;
         let Outcome::Missing { id, seen, .. } = outcome else { panic!("{outcome}") };

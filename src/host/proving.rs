@@ -4,11 +4,11 @@ use jiff::Timestamp;
 
 use crate::audit::{Policy, ServerVersion, ValidPolicy};
 use crate::install::journal::{Proof as Record, ProofResult};
-use crate::install::proof::{Outcome, Sender};
+use crate::install::proof::{LogBackend, LogPlace, Outcome, Sender};
 use crate::install::{Journal, Order, Target};
 use crate::manifest::{self, Manifest};
 
-use super::{Error, Host, Proof, file};
+use super::{Error, Host, Identity, Proof, file};
 
 impl Host {
     /// Proves that an event lands on the API server an install asks about.
@@ -25,14 +25,26 @@ impl Host {
             }
             _ => (self.live_manifest(), None),
         };
-        let record =
-            self.prove_on(text, stand_in.as_ref().map(|(authority, _)| authority.as_str()), now).await;
+        let authority = stand_in.as_ref().map(|(authority, _)| authority.as_str());
+        let record = self.prove_on(text, authority, None, now).await;
         Record { stand_in: stand_in.map(|(_, port)| port), ..record }
     }
 
-    /// Proves that an event lands on the live API server, as the agent does from time to time.
-    pub async fn prove_live(&self, now: Timestamp) -> Record {
-        self.prove_on(self.live_manifest(), None, now).await
+    /// Proves that an event lands on the live API server, as the agent does from time to time: with its own identity, where it
+    /// has one and the policy logs what that does, else without.
+    pub async fn prove_live(&self, identity: Option<&Identity>, now: Timestamp) -> Record {
+        self.prove_on(self.live_manifest(), None, identity, now).await
+    }
+
+    /// Whether it can be seen without any request that events are being lost: the log's file is gone, or there is no room
+    /// for another line.
+    pub fn log_is_in_trouble(&self) -> bool {
+        let text = self.live_manifest().unwrap_or_default();
+        let backend = manifest::read(&text).ok().and_then(|manifest| LogBackend::of(&manifest).ok());
+        let Some(LogBackend { place: LogPlace::File(path), .. }) = backend else { return false };
+        let path = self.at(&path);
+        let full = |folder| rustix::fs::statvfs(folder).is_ok_and(|space| space.f_bavail == 0);
+        !path.exists() || path.parent().is_some_and(full)
     }
 
     fn live_manifest(&self) -> Result<String, Error> {
@@ -40,7 +52,13 @@ impl Host {
         Ok(String::from_utf8_lossy(&bytes).into_owned())
     }
 
-    async fn prove_on(&self, text: Result<String, Error>, authority: Option<&str>, now: Timestamp) -> Record {
+    async fn prove_on(
+        &self,
+        text: Result<String, Error>,
+        authority: Option<&str>,
+        identity: Option<&Identity>,
+        now: Timestamp,
+    ) -> Record {
         let ready = text.map_err(|e| e.to_string()).and_then(|text| {
             let manifest = manifest::read(&text).map_err(|refusals| refusals.to_string())?;
             let policy = self.policy_of(&manifest)?;
@@ -54,13 +72,14 @@ impl Host {
             Ok(ready) => ready,
             Err(problem) => return record(now, ProofResult::Unprovable, problem),
         };
-        let senders = Sender::without_credentials(&manifest);
+        let own = identity.map(|identity| identity.sender().clone());
+        let senders: Vec<Sender> = own.into_iter().chain(Sender::without_credentials(&manifest)).collect();
         let proof = Proof {
             authority: &authority,
             manifest: &manifest,
             policy: &policy,
             senders: &senders,
-            token: None,
+            identity,
         };
         let seed = now.strftime("%Y%m%dT%H%M%S-%6f").to_string();
         written(self.prove(&proof, &seed).await, now)

@@ -120,6 +120,24 @@ pub enum Unprovable {
         "`--audit-log-path={0}` is on no folder of the node that is mounted whole (a hostPath volume without subPath): the log cannot be read from outside, and is gone with the container"
     )]
     Unreachable(String),
+    /// It is there and may not be read, or is not where it can be.
+    #[error("`{log}` cannot be read: {problem}")]
+    Unreadable {
+        /// The log's path on the node.
+        log: String,
+        /// Why not.
+        problem: String,
+    },
+    /// The policy logs only what this sender asks, and as that the server could not be asked.
+    #[error(
+        "the policy logs no request but those of {sender}, as whom the API server could not be asked: {problem}"
+    )]
+    NotAsked {
+        /// As whom.
+        sender: Sender,
+        /// Why not.
+        problem: String,
+    },
     /// The policy logs no request that we may send.
     #[error("{}", not_logged(.0))]
     NotLogged(Vec<Dropped>),

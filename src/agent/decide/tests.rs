@@ -342,3 +342,70 @@ fn the_newest_proof_of_the_live_server_is_reported() {
     assert_eq!(report(proof(0, None, landed), own.clone()), is("False", Reason::ProofMissing));
     assert_eq!(report(proof(2, None, landed), own), is("True", Reason::ProofLanded));
 }
+
+fn proof_of(result: ProofResult) -> Proof {
+    Proof {
+        time: Time(now()),
+        audit_id: None,
+        request: Some("GET /x".to_owned()),
+        level: None,
+        rule: None,
+        latency_milliseconds: None,
+        result,
+        message: "why".to_owned(),
+    }
+}
+
+#[test]
+fn what_was_reported_before_the_agent_started_counts_until_there_is_something_newer() {
+    let (mut node, order) = ordered();
+    let reported = proof_of(ProofResult::Missing);
+    node.status = Some(AuditNodeStatus { proof: Some(reported), ..AuditNodeStatus::default() });
+    let (status, _) = look(&node, &order.target, Some((&order, State::Settled, now())));
+    let condition = condition::get(&status.conditions, Type::Proven).unwrap();
+    assert_eq!(condition.reason, "ProofMissing", "a restart of the agent mends no log");
+}
+
+#[test]
+fn a_proof_is_due_by_its_interval_and_soon_when_there_is_reason_to_doubt() {
+    let settled = |result| {
+        let mut status = AuditNodeStatus { proof: Some(proof_of(result)), ..AuditNodeStatus::default() };
+        condition::set(&mut status.conditions, Type::Ready, true, Reason::Settled, "", None, now());
+        status
+    };
+    let mut node = node(Some("r"), None);
+    node.spec.proof_interval_seconds = 600;
+    let due = |node: &AuditNode, status: &AuditNodeStatus, seconds, share, trouble| {
+        proof_is_due(node, status, &Proving { elapsed: Duration::from_secs(seconds), share, trouble })
+    };
+    let landed = settled(ProofResult::Landed);
+    assert!(!due(&node, &landed, 599, 1.0, false) && due(&node, &landed, 600, 1.0, false));
+    assert!(due(&node, &landed, 540, 0.9, false), "not every node at the same moment");
+    assert!(!due(&node, &landed, 59, 1.0, true) && due(&node, &landed, 60, 1.0, true));
+    assert!(due(&node, &settled(ProofResult::Missing), 60, 1.0, false));
+    assert!(!due(&node, &AuditNodeStatus::default(), 9999, 1.0, true), "nothing runs that could be proved");
+    node.spec.proof_interval_seconds = 30;
+    assert!(due(&node, &settled(ProofResult::Missing), 30, 1.0, true), "never later than asked for");
+    node.spec.proof_interval_seconds = 0;
+    assert!(!due(&node, &landed, 9999, 1.0, true), "switched off");
+}
+
+#[test]
+fn a_condition_with_another_reason_is_news_but_for_a_proof_that_is_not_made_yet() {
+    let status = |ready: Reason, proven: Reason| {
+        let mut status = AuditNodeStatus::default();
+        condition::set(&mut status.conditions, Type::Ready, true, ready, "", None, now());
+        condition::set(&mut status.conditions, Type::Proven, true, proven, "", None, now());
+        status
+    };
+    let told = |before: Option<&AuditNodeStatus>, after: &AuditNodeStatus| {
+        news(before, after).map(|condition| condition.reason.clone()).collect::<Vec<_>>()
+    };
+    let (pending, landed) =
+        (status(Reason::Settled, Reason::ProofPending), status(Reason::Settled, Reason::ProofLanded));
+    let missing = status(Reason::Settled, Reason::ProofMissing);
+    assert_eq!(told(None, &pending), ["Settled"]);
+    assert_eq!(told(Some(&pending), &landed), ["ProofLanded"]);
+    assert_eq!(told(Some(&landed), &missing), ["ProofMissing"]);
+    assert!(told(Some(&missing), &missing).is_empty());
+}

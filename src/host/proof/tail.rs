@@ -33,6 +33,8 @@ pub(super) struct LogTail {
     followed: Vec<Followed>,
     grown: u64,
     trouble: Option<String>,
+    /// A file of it that may not be read.
+    hidden: Option<PathBuf>,
 }
 
 impl LogTail {
@@ -40,7 +42,7 @@ impl LogTail {
         let log = Log::new(host, place);
         let (live, old) = log.files().into_iter().partition::<Vec<_>, _>(|path| log.is_live(path));
         let old = old.into_iter().flat_map(|path| [packed(&path), path]).collect();
-        let mut tail = Self { log, old, followed: Vec::new(), grown: 0, trouble: None };
+        let mut tail = Self { log, old, followed: Vec::new(), grown: 0, trouble: None, hidden: None };
         for path in live {
             tail.follow(&path, true);
         }
@@ -71,12 +73,31 @@ impl LogTail {
         more
     }
 
+    /// What of the log may not be looked at, in words.
+    pub(super) fn hidden(&self) -> Option<String> {
+        let folder = match &self.log.at {
+            At::File(path) => path.parent(),
+            At::Pods { .. } => None,
+        };
+        let denied = |folder: &&Path| {
+            fs::read_dir(folder).is_err_and(|error| error.kind() == io::ErrorKind::PermissionDenied)
+        };
+        let hidden = folder.filter(denied).or(self.hidden.as_deref())?;
+        Some(format!(
+            "root without capabilities may not read `{}`; is it another user's? Give it to root",
+            hidden.display()
+        ))
+    }
+
     /// Opens a file, if it is not one that is open under another name.
     fn follow(&mut self, path: &Path, from_end: bool) {
         match self.open(path, from_end) {
             Ok(()) => {}
             // Listed a moment ago, renamed since.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                self.hidden = Some(path.to_owned());
+            }
             Err(error) => self.trouble = Some(error.to_string()),
         }
     }
