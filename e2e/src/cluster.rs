@@ -33,6 +33,8 @@ pub(crate) struct Cluster {
     state: State,
     programs: Programs,
     names: Names,
+    /// The images a new node gets; none in a cluster that was found running.
+    archives: Vec<PathBuf>,
     /// Its nodes, n1 first.
     pub(crate) nodes: Vec<Node>,
 }
@@ -57,7 +59,7 @@ impl Cluster {
         let nodes: Vec<Node> = numbers.map(|number| Node::new(state, &programs, number)).collect();
         ensure!(!nodes.is_empty(), "the hub runs but there is no node; `e2e down` and `e2e up`");
         let names = Names::ask(&programs)?;
-        Ok(Self { state: state.clone(), programs, names, nodes })
+        Ok(Self { state: state.clone(), programs, names, archives: Vec::new(), nodes })
     }
 
     /// Brings a cluster up in an empty state folder, and once more from scratch when that fails: what kubeadm
@@ -79,24 +81,36 @@ impl Cluster {
 
     fn bring_up(state: &State, programs: &Programs, names: &Names, wanted: &Wanted) -> Result<Self> {
         let archives = image::make(programs, names, wanted.operator.as_deref(), &state.images())?;
-        let nodes: Vec<Node> = (1..=wanted.nodes).map(|number| Node::new(state, programs, number)).collect();
-        let cluster = Self { state: state.clone(), programs: programs.clone(), names: names.clone(), nodes };
-        hub::up(state, wanted.nodes, wanted.lifetime)?;
-        for node in &cluster.nodes {
-            cluster.switch_on(node, wanted.lifetime)?;
-            for archive in &archives {
-                node.run("ctr", &["--namespace", "k8s.io", "images", "import", &archive.to_string_lossy()])?;
-            }
-            if node.number == 1 {
-                cluster.init(node)?
-            } else {
-                cluster.join(node)?
-            }
-            cluster.start_kube_proxy(node)?;
-            cluster.wait_for_node(node)?;
-            say!("{} is Ready", node.name);
+        let (programs, names) = (programs.clone(), names.clone());
+        let mut cluster = Self { state: state.clone(), programs, names, archives, nodes: Vec::new() };
+        // Where there are several, more can join.
+        let balanced = if wanted.nodes > 1 { network::MOST_NODES } else { 1 };
+        hub::up(state, balanced, wanted.lifetime)?;
+        for _ in 0..wanted.nodes {
+            cluster.add_node(wanted.lifetime)?;
         }
         Ok(cluster)
+    }
+
+    /// Adds the next node and gives its name. The first makes the control plane, the others join it.
+    pub(crate) fn add_node(&mut self, lifetime: Lifetime) -> Result<String> {
+        let number = u8::try_from(self.nodes.len() + 1).context("too many nodes")?;
+        ensure!(number <= network::MOST_NODES, "there can be {} nodes", network::MOST_NODES);
+        let node = Node::new(&self.state, &self.programs, number);
+        self.nodes.push(node.clone());
+        self.switch_on(&node, lifetime)?;
+        for archive in &self.archives {
+            node.run("ctr", &["--namespace", "k8s.io", "images", "import", &archive.to_string_lossy()])?;
+        }
+        if node.number == 1 {
+            self.init(&node)?
+        } else {
+            self.join(&node)?
+        }
+        self.start_kube_proxy(&node)?;
+        self.wait_for_node(&node)?;
+        say!("{} is Ready", node.name);
+        Ok(node.name)
     }
 
     /// Switches a node on, for the first time or after a power cut.

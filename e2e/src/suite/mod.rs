@@ -3,8 +3,10 @@
 mod bringup;
 mod disk;
 mod faults;
+mod fleet;
 mod operator;
 mod outage;
+mod proof;
 mod rollout;
 mod story;
 mod trouble;
@@ -39,13 +41,15 @@ struct Test {
     run: fn(&Given) -> Result<()>,
 }
 
-const TESTS: [Test; 7] = [
+const TESTS: [Test; 9] = [
     Test { name: "disk", unasked: true, run: disk::run },
     Test { name: "bringup", unasked: true, run: bringup::run },
     Test { name: "trouble", unasked: false, run: trouble::run },
     Test { name: "story", unasked: true, run: story::run },
     Test { name: "rollout", unasked: false, run: rollout::run },
     Test { name: "faults", unasked: true, run: faults_of_ci },
+    Test { name: "fleet", unasked: false, run: fleet::run },
+    Test { name: "proof", unasked: false, run: proof::run },
     Test { name: "relief", unasked: false, run: rollout::relief },
 ];
 

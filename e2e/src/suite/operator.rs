@@ -145,9 +145,14 @@ pub(super) fn helm(cluster: &Cluster, words: &[&str]) -> Result<String> {
 
 /// Installs the chart and waits until the controller and every agent run.
 pub(super) fn install(cluster: &Cluster) -> Result<()> {
+    install_with(cluster, "metrics.enabled=false")
+}
+
+/// The same with a value of the chart.
+pub(super) fn install_with(cluster: &Cluster, value: &str) -> Result<()> {
     let reference = image::operator_reference();
     let (repository, _) = reference.rsplit_once(':').context("an image has a tag")?;
-    let values = format!("image.repository={repository},image.pullPolicy=Never,metrics.enabled=false");
+    let values = format!("image.repository={repository},image.pullPolicy=Never,{value}");
     let chart = ["install", "audit-operator", "charts/audit-operator", "-n", NAMESPACE, "--create-namespace"];
     helm(cluster, &[&chart[..], &["--set", &values]].concat())?;
     runs(cluster)

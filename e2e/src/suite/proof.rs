@@ -1,0 +1,136 @@
+//! A log that stops is noticed, on a real node: its folder deleted, its disk full. And a policy that only the agent's own
+//! identity can prove.
+
+use std::fs;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+
+use crate::cluster::{Cluster, Wanted};
+use crate::fault::is_program;
+use crate::launch::Lifetime;
+use crate::progress::say;
+use crate::run::output_of;
+use crate::suite::Given;
+use crate::wait;
+
+use super::operator::{self, CHANGE};
+
+/// The folder of the audit log.
+const LOGS: &str = "/var/log/kubernetes/audit";
+const AGENT: &str = "system:serviceaccount:audit-operator:audit-operator-agent";
+/// "Within minutes": a minute until the next proof, ten seconds for its event, a second for the report; the rest is for a
+/// slow machine.
+const MINUTES: Duration = Duration::from_secs(240);
+
+/// Records what the agent does, and nothing that anybody without credentials asks.
+const ONLY_THE_AGENT: &str =
+    "policy: {inline: {rules: [{level: Metadata, userGroups: ['system:serviceaccounts:audit-operator']}]}}";
+const EVERYTHING: &str = "policy: {inline: {rules: [{level: Metadata}]}}";
+
+pub(super) fn run(given: &Given) -> Result<()> {
+    let binary =
+        given.operator.clone().context("needs the operator: --operator-binary or E2E_OPERATOR_BINARY")?;
+    let wanted = Wanted { nodes: 1, operator: Some(binary), lifetime: Lifetime::OfThisProcess };
+    let cluster = Cluster::up(&given.state, &wanted)?;
+    let node = &cluster.nodes[0];
+    // Before anything is there: the node has to be off for it.
+    node.cut()?;
+    let disk = node.mount_disk(LOGS, "32m")?;
+    cluster.switch_on(node, Lifetime::OfThisProcess)?;
+    wait::until("the API server", CHANGE, || Ok(cluster.api_is_ready(node)?.then_some(())))?;
+    operator::install_with(&cluster, "metrics.enabled=true")?;
+
+    wish(&cluster, ONLY_THE_AGENT)?;
+    operator::ready(&cluster)?;
+    let id = proof(&cluster, "Landed")?;
+    let event = fs::read_to_string(node.path(LOGS).join("audit.log"))?;
+    let event = event.lines().find(|line| line.contains(&id)).context("the log has no such event")?;
+    ensure!(event.contains(&format!("\"username\":\"{AGENT}\"")), "it is not the agent's own: {event}");
+    say!("a policy that records nobody without credentials is proved by the agent's own request");
+
+    wish(&cluster, EVERYTHING)?;
+    operator::ready(&cluster)?;
+    proof(&cluster, "Landed")?;
+    let started = Instant::now();
+    disk.fill()?;
+    trouble(&cluster, "ProofMissing")?;
+    say!("a full disk was said after {:.0} s", started.elapsed().as_secs_f64());
+    disk.drain()?;
+    proof(&cluster, "Landed")?;
+    trouble_is_over(&cluster)?;
+
+    let started = Instant::now();
+    for entry in fs::read_dir(node.path(LOGS))? {
+        fs::remove_file(entry?.path())?;
+    }
+    trouble(&cluster, "ProofMissing")?;
+    say!("a deleted log was said after {:.0} s", started.elapsed().as_secs_f64());
+    // What the runbook says: it is made anew when the API server restarts.
+    ensure!(node.kill(|a| is_program(a, "kube-apiserver"))? == 1, "there was not one API server");
+    proof(&cluster, "Landed")?;
+    trouble_is_over(&cluster)
+}
+
+fn wish(cluster: &Cluster, policy: &str) -> Result<()> {
+    let object = format!(
+        "apiVersion: audit-operator.dev/v1alpha1\nkind: AuditConfiguration\nmetadata: {{name: default}}\nspec:\n  {policy}\n  \
+         log: {{maxBackups: 2, maxSize: 4}}\n"
+    );
+    wait::until("kubectl apply", CHANGE, || {
+        let mut command = cluster.kubectl_command()?;
+        output_of(command.args(["apply", "--request-timeout=5s", "-f", "-"]), object.as_bytes()).map(Some)
+    })
+    .map(drop)
+}
+
+fn audit_node(cluster: &Cluster) -> Result<Value> {
+    let words = ["--request-timeout=5s", "get", "auditnode", "n1", "--output=json"];
+    Ok(serde_json::from_str(&cluster.kubectl(&words)?)?)
+}
+
+/// Waits until the node's last proof, of the settings that run now, ended so; gives its Audit-ID.
+fn proof(cluster: &Cluster, result: &str) -> Result<String> {
+    wait::until(&format!("a proof that {result}"), MINUTES, || {
+        let node = audit_node(cluster)?;
+        let proof = &node["status"]["proof"];
+        ensure!(proof["result"] == result, "the proof is {proof}");
+        Ok(Some(proof["auditID"].as_str().context("no Audit-ID")?.to_owned()))
+    })
+}
+
+/// A condition, an event and a metric say it.
+fn trouble(cluster: &Cluster, reason: &str) -> Result<()> {
+    wait::until(&format!("{reason} to be said"), MINUTES, || {
+        let node = audit_node(cluster)?;
+        let conditions = node["status"]["conditions"].as_array().context("no conditions")?;
+        let proven = conditions.iter().find(|c| c["type"] == "Proven").context("no condition Proven")?;
+        ensure!(proven["reason"] == reason && proven["status"] == "False", "it says {proven}");
+        let events = cluster.kubectl(&["get", "events", "-n", "default", "--output=json"])?;
+        let events: Value = serde_json::from_str(&events)?;
+        let told = |e: &Value| {
+            e["reason"] == reason && e["type"] == "Warning" && e["involvedObject"]["name"] == "n1"
+        };
+        ensure!(events["items"].as_array().is_some_and(|items| items.iter().any(told)), "there is no event");
+        metric(cluster, "Missing")?;
+        Ok(Some(()))
+    })
+}
+
+fn trouble_is_over(cluster: &Cluster) -> Result<()> {
+    wait::until("the condition to be true again", MINUTES, || {
+        let configuration =
+            cluster.kubectl(&["wait", "--for=condition=Ready", "--timeout=1s", "auditcfg/default"])?;
+        metric(cluster, "Landed")?;
+        Ok(Some(configuration))
+    })
+    .map(drop)
+}
+
+fn metric(cluster: &Cluster, result: &str) -> Result<()> {
+    let metrics = cluster.nodes[0].run("curl", &["-s", "http://127.0.0.1:9469/metrics"])?;
+    let line = format!("audit_operator_node_proof{{result=\"{result}\"}} 1");
+    ensure!(metrics.contains(&line), "the metrics do not say {line}");
+    Ok(())
+}
