@@ -297,7 +297,8 @@ impl Agent {
     fn add_installer(&self, order: &Order) -> Result<(), host::Error> {
         let port = manifest::read(&order.target).map_or(6443, |manifest| manifest.secure_port());
         let (node_name, image) = (&self.options.node_name, &self.image);
-        self.host.add_installer(order, &InstallerPod { node_name, image, port })
+        let strange_folders = self.host.has_strange_folders(order);
+        self.host.add_installer(order, &InstallerPod { node_name, image, port, strange_folders })
     }
 
     fn do_chore(&self, chore: &Chore, order: &Order) -> Result<(), host::Error> {

@@ -42,18 +42,18 @@ use super::rollout::StandIn;
     printcolumn(name = "Revision", type_ = "string", json_path = ".status.revision"),
     printcolumn(name = "API Server", type_ = "string", json_path = ".status.kubeAPIServerVersion"),
     printcolumn(
-        name = "Waiting On",
-        type_ = "string",
-        json_path = r".metadata.annotations.audit-operator\.dev/waiting-on",
-        priority = 1
-    ),
-    printcolumn(
         name = "Message",
         type_ = "string",
         json_path = r#".status.conditions[?(@.type=="Ready")].message"#,
         priority = 1
     ),
-    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
+    // Whole sentences: the last of those that are always shown.
+    printcolumn(
+        name = "Waiting On",
+        type_ = "string",
+        json_path = r".metadata.annotations.audit-operator\.dev/waiting-on"
+    )
 )]
 #[serde(rename_all = "camelCase")]
 pub struct AuditNodeSpec {

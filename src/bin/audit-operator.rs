@@ -11,6 +11,7 @@ use audit_operator::host::{self, Host, Identity};
 use audit_operator::{agent, controller, installer, telemetry};
 use kube::Client;
 use tokio::signal::unix::{SignalKind, signal};
+use tracing::info;
 use tracing_subscriber::EnvFilter;
 
 /// Kubernetes audit logging on kubeadm clusters as one object in Git.
@@ -144,12 +145,23 @@ fn main() -> ExitCode {
             let identity = service_account.map(|name| Identity::of_this_pod(&namespace, &name)).transpose();
             let identity = identity.map_err(anyhow::Error::msg).context("--service-account")?;
             let options = agent::Options { node_name, namespace, pod_name, identity };
+            info!(
+                landlock = host::confine(&host.agents_folders()),
+                "rights that are not needed are given up"
+            );
             runtime.block_on(run_agent(host, options, metrics_address))
         }
-        Command::Installer { order, node_name, root, manifest } => runtime.block_on(async {
-            installer::run(&Host::new(root, manifest, Some(node_name)), &order, shutdown()?).await?;
-            Ok(cli::OK)
-        }),
+        Command::Installer { order, node_name, root, manifest } => {
+            let host = Host::new(root, manifest, Some(node_name));
+            info!(
+                landlock = host::confine(&host.installers_folders()),
+                "rights that are not needed are given up"
+            );
+            runtime.block_on(async {
+                installer::run(&host, &order, shutdown()?).await?;
+                Ok(cli::OK)
+            })
+        }
         Command::Node(verb) => runtime.block_on(node::run(&verb, streams)),
         Command::Proofs(args) => runtime.block_on(proofs::run(&args, streams)),
         Command::Trail(args) => trail::run(&args, streams),

@@ -1,8 +1,10 @@
 //! The installer's manifest in the manifests folder, which the agent adds and the installer takes away.
 
+use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 
 use crate::install::Order;
+use crate::install::order::STATE_FOLDER;
 use crate::install::pod::{self, InstallerPod};
 
 use super::{Error, Host, file};
@@ -16,6 +18,24 @@ impl Host {
     pub fn has_installer(&self, order_id: &str) -> Result<bool, Error> {
         let text = file::read(self.disk(), &self.installer_path())?.unwrap_or_default();
         Ok(String::from_utf8_lossy(&text).contains(&pod::name(order_id)))
+    }
+
+    /// Whether a folder that the installer of this order writes to, or a log's own, is another user's than root's.
+    pub fn has_strange_folders(&self, order: &Order) -> bool {
+        let written = pod::written_folders(order).into_iter().chain(order.log_folders.iter().cloned());
+        let strange =
+            |path: String| std::fs::metadata(self.at(&path)).is_ok_and(|metadata| metadata.uid() != 0);
+        written.into_iter().any(strange)
+    }
+
+    /// The folders, as they are for this process, that the installer of the order on the disk writes to.
+    pub fn installers_folders(&self) -> Vec<PathBuf> {
+        let order = self.order().ok().flatten();
+        let mut folders = order.as_ref().map(pod::written_folders).unwrap_or_default();
+        // Without an order it still takes its own manifest away.
+        folders.extend([STATE_FOLDER.to_owned()]);
+        let below = |path: &String| self.at(path);
+        folders.iter().map(below).chain([self.manifests_folder()]).collect()
     }
 
     /// Adds the installer for an order: from now on the kubelet runs it, also after a reboot.
@@ -41,7 +61,7 @@ mod tests {
     fn only_its_own_manifest_is_taken_away() {
         let root = tempfile::tempdir().unwrap();
         let host = Host::new(root.path(), "/m.yaml", None);
-        let pod = InstallerPod { node_name: "n1", image: "i", port: 6443 };
+        let pod = InstallerPod { node_name: "n1", image: "i", port: 6443, strange_folders: false };
         host.add_installer(&order(), &pod).unwrap();
         assert!(host.has_installer(&order().id).unwrap());
         host.remove_installer("another").unwrap();

@@ -15,6 +15,7 @@ use crate::install::order::STATE_FOLDER;
 use crate::install::{Journal, Memory, NodeFacts, Observed, Order, Relief};
 use crate::manifest;
 
+mod confine;
 mod disk;
 mod file;
 mod identity;
@@ -29,6 +30,7 @@ mod stand_in_log;
 mod state;
 pub mod unverified;
 
+pub use confine::confine;
 pub use disk::{About, Disk, Held, NewFile, RealDisk};
 pub use identity::Identity;
 pub use machine::{Machine, RealMachine};
@@ -261,12 +263,29 @@ impl Host {
     }
 
     /// Puts the order's target in place of the manifest.
+    ///
+    /// The manifest is looked at once more: observing takes seconds when a server does not answer, and what somebody else
+    /// wrote meanwhile is not ours to replace.
     pub fn swap(&self, order: &Order) -> Result<(), Error> {
+        self.must_still_be(order, &order.from)?;
         file::replace(self.disk(), &self.at(&order.manifest), order.target.as_bytes())
+    }
+
+    fn must_still_be(&self, order: &Order, digest: &str) -> Result<(), Error> {
+        let path = self.at(&order.manifest);
+        let there = file::read(self.disk(), &path)?;
+        if there.as_deref().map(manifest::digest).as_deref() == Some(digest) {
+            return Ok(());
+        }
+        Err(Error::Content {
+            path,
+            problem: "was written by somebody else just now, and was left as it is".to_owned(),
+        })
     }
 
     /// Puts the last known good manifest back, and before it what fixed paths held.
     pub fn restore(&self, order: &Order) -> Result<(), Error> {
+        self.must_still_be(order, &order.to)?;
         for file in &order.files {
             if let Some(previous) = &file.previous {
                 file::replace(self.disk(), &self.at(&file.path), previous.as_bytes())?;
@@ -287,5 +306,33 @@ impl Host {
     /// A fresh journal if this order has none, the one on the disk otherwise.
     pub fn journal_of(&self, order: &Order, now: Timestamp) -> Result<Journal, Error> {
         Ok(self.journal()?.filter(|j| j.order == order.id).unwrap_or_else(|| Journal::begin(&order.id, now)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+    use crate::install::next::tests::order;
+
+    #[test]
+    fn what_somebody_else_wrote_in_the_last_moment_is_not_replaced() {
+        let root = tempfile::tempdir().unwrap();
+        let host = Host::new(root.path(), order().manifest, None);
+        let path = host.at(&order().manifest);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(&path, "from").unwrap();
+        host.keep_last_known_good(&order()).unwrap();
+        fs::write(&path, "somebody's").unwrap();
+        for result in [host.swap(&order()), host.restore(&order())] {
+            assert!(result.unwrap_err().to_string().contains("left as it is"));
+            assert_eq!(fs::read_to_string(&path).unwrap(), "somebody's");
+        }
+        fs::write(&path, "from").unwrap();
+        host.swap(&order()).unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), "to");
+        host.restore(&order()).unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), "from");
     }
 }

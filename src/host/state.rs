@@ -26,6 +26,11 @@ pub struct Lock {
 }
 
 impl Host {
+    /// The folders, as they are for this process, that an agent writes to.
+    pub fn agents_folders(&self) -> Vec<PathBuf> {
+        vec![self.manifests_folder(), self.at(STATE_FOLDER)]
+    }
+
     fn state(&self, name: &str) -> PathBuf {
         self.at(STATE_FOLDER).join(name)
     }

@@ -26,6 +26,8 @@ pub struct InstallerPod<'a> {
     pub image: &'a str,
     /// The API server's port: one below 1024 needs a capability.
     pub port: u16,
+    /// Whether one of the folders is another user's than root's: without capabilities root is a stranger there.
+    pub strange_folders: bool,
 }
 
 /// Name of the Pod for the order of this identity, without the node's name that the kubelet appends.
@@ -38,8 +40,9 @@ pub fn manifest(order: &Order, pod: &InstallerPod<'_>) -> String {
     let folders = folders(order);
     let volume = |(i, (path, folder)): (usize, (&String, &Folder))| json!({"name": format!("folder-{i}"), "hostPath": {"path": path, "type": folder.kind}});
     let mount = |(i, (path, folder)): (usize, (&String, &Folder))| json!({"name": format!("folder-{i}"), "mountPath": format!("{ROOT}{path}"), "readOnly": folder.read_only});
-    // Taking a port below 1024 is the only thing it may need beyond reading and writing root's files.
-    let added: &[&str] = if pod.port < 1024 { &["NET_BIND_SERVICE"] } else { &[] };
+    // Beyond reading and writing root's files it may have to take a port below 1024, and a folder may be another user's.
+    let needed = [(pod.port < 1024, "NET_BIND_SERVICE"), (pod.strange_folders, "DAC_OVERRIDE")];
+    let added: Vec<&str> = needed.iter().filter(|(needed, _)| *needed).map(|(_, name)| *name).collect();
     let manifest = json!({
         "apiVersion": "v1",
         "kind": "Pod",
@@ -88,6 +91,12 @@ pub fn manifest(order: &Order, pod: &InstallerPod<'_>) -> String {
     serde_yaml::to_string(&manifest).expect("a value of JSON always becomes YAML")
 }
 
+/// The node's folders that the installer of this order writes to.
+pub fn written_folders(order: &Order) -> Vec<String> {
+    let folders = folders(order).into_iter();
+    folders.filter(|(_, folder)| !folder.read_only).map(|(path, _)| path).collect()
+}
+
 struct Folder {
     kind: &'static str,
     read_only: bool,
@@ -133,7 +142,11 @@ mod tests {
     use crate::install::next::tests::order;
 
     fn made(order: &Order, port: u16) -> Value {
-        let pod = InstallerPod { node_name: "n1", image: "audit-operator:1", port };
+        made_with(order, port, false)
+    }
+
+    fn made_with(order: &Order, port: u16, strange_folders: bool) -> Value {
+        let pod = InstallerPod { node_name: "n1", image: "audit-operator:1", port, strange_folders };
         serde_yaml::from_str(&manifest(order, &pod)).expect("YAML")
     }
 
@@ -157,6 +170,20 @@ mod tests {
     }
 
     #[test]
+    fn it_writes_to_fewer_folders_than_it_sees() {
+        let order = Order { log_folders: vec!["/var/log/kubernetes/audit".to_owned()], ..order() };
+        assert_eq!(
+            written_folders(&order),
+            [
+                "/etc/kubernetes/audit",
+                "/etc/kubernetes/manifests",
+                "/var/lib/audit-operator",
+                "/var/log/kubernetes"
+            ]
+        );
+    }
+
+    #[test]
     fn a_folder_of_the_whole_system_is_not_mounted_for_a_log() {
         assert_eq!(log_mount("/var/log/kubernetes/audit"), "/var/log/kubernetes");
         assert_eq!(log_mount("/var/log/audit"), "/var/log/audit");
@@ -164,11 +191,14 @@ mod tests {
     }
 
     #[test]
-    fn it_has_no_capability_but_for_a_low_port_and_no_credentials() {
-        let capabilities =
-            |port| made(&order(), port)["spec"]["containers"][0]["securityContext"]["capabilities"].clone();
-        assert_eq!(capabilities(6443), json!({"drop": ["ALL"], "add": []}));
-        assert_eq!(capabilities(443), json!({"drop": ["ALL"], "add": ["NET_BIND_SERVICE"]}));
+    fn it_has_no_capability_but_for_what_is_seen_to_be_needed_and_no_credentials() {
+        let capabilities = |port, strange| {
+            let pod = made_with(&order(), port, strange);
+            pod["spec"]["containers"][0]["securityContext"]["capabilities"].clone()
+        };
+        assert_eq!(capabilities(6443, false), json!({"drop": ["ALL"], "add": []}));
+        assert_eq!(capabilities(443, false), json!({"drop": ["ALL"], "add": ["NET_BIND_SERVICE"]}));
+        assert_eq!(capabilities(6443, true), json!({"drop": ["ALL"], "add": ["DAC_OVERRIDE"]}));
         assert_eq!(made(&order(), 6443)["spec"].get("serviceAccountName"), None);
     }
 }
