@@ -134,13 +134,7 @@ fn no_container_has_more_than_it_needs() {
 #[test]
 fn an_agent_is_tied_to_its_own_node() {
     let objects = objects();
-    let only = |wanted: &str| {
-        let is = |o: &&Value| kind(o) == wanted && o["metadata"]["name"] == "audit-operator-agent-own-node";
-        let found: Vec<&Value> = objects.iter().filter(is).collect();
-        assert_eq!(found.len(), 1, "{wanted}");
-        found[0]
-    };
-    let policy = only("ValidatingAdmissionPolicy");
+    let (policy, binding) = policy(&objects, "audit-operator-agent-own-node");
     assert_eq!(policy["spec"]["failurePolicy"], "Fail");
     let rule = &policy["spec"]["matchConstraints"]["resourceRules"][0];
     assert_eq!(words(&rule["resources"]), ["auditnodes", "auditnodes/*"]);
@@ -152,7 +146,38 @@ fn an_agent_is_tied_to_its_own_node() {
             .iter()
             .any(|o| kind(o) == "ServiceAccount" && o["metadata"]["name"] == "audit-operator-agent")
     );
-    let binding = only("ValidatingAdmissionPolicyBinding");
-    assert_eq!(binding["spec"]["policyName"], policy["metadata"]["name"]);
     assert_eq!(words(&binding["spec"]["validationActions"]), ["Deny"]);
+}
+
+#[test]
+fn nothing_but_the_search_is_run_in_the_operators_pods() {
+    let objects = objects();
+    let (policy, binding) = policy(&objects, "audit-operator-log-reader");
+    assert_eq!(policy["spec"]["failurePolicy"], "Fail");
+    let rule = &policy["spec"]["matchConstraints"]["resourceRules"][0];
+    assert_eq!(words(&rule["resources"]), ["pods/exec"]);
+    assert_eq!(words(&rule["operations"]), ["CONNECT"]);
+    let matched = policy["spec"]["matchConditions"][0]["expression"].as_str().unwrap();
+    for (name, _) in pods(&objects) {
+        assert!(matched.contains(&format!("request.name.startsWith('{name}-')")), "{name} is left out");
+    }
+    let validations: Vec<&str> =
+        list(&policy["spec"]["validations"]).iter().map(|v| v["expression"].as_str().unwrap()).collect();
+    assert_eq!(validations.len(), 2);
+    assert!(validations[0].contains("object.command[1] == 'trail'"), "{validations:?}");
+    assert!(validations[1].contains("subresource('log').check('get')"), "{validations:?}");
+    assert_eq!(words(&binding["spec"]["validationActions"]), ["Deny"]);
+}
+
+/// An admission policy and its binding, by their name.
+fn policy<'o>(objects: &'o [Value], name: &str) -> (&'o Value, &'o Value) {
+    let only = |wanted: &str| {
+        let found: Vec<&Value> =
+            objects.iter().filter(|o| kind(o) == wanted && o["metadata"]["name"] == name).collect();
+        assert_eq!(found.len(), 1, "{wanted} {name}");
+        found[0]
+    };
+    let binding = only("ValidatingAdmissionPolicyBinding");
+    assert_eq!(binding["spec"]["policyName"], name);
+    (only("ValidatingAdmissionPolicy"), binding)
 }
