@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use audit_operator::cli::{self, diff, evaluate, events, render, status, top, validate, who};
+use audit_operator::cli::{self, diff, evaluate, events, render, status, tail, top, validate, who};
 use clap::CommandFactory as _;
 
 /// Audit policies and audit logs of Kubernetes.
@@ -39,6 +39,8 @@ enum Verb {
     Top(top::Args),
     /// Print the requests that match all flags.
     Grep(events::GrepArgs),
+    /// Print the latest requests, and with -f those that come.
+    Tail(tail::Args),
     /// Print the completion script of a shell.
     Completion {
         /// The shell.
@@ -67,6 +69,7 @@ fn main() -> std::process::ExitCode {
         Verb::Failed(args) => events::failed(args, streams),
         Verb::Top(args) => top::run(args, streams),
         Verb::Grep(args) => events::grep(args, streams),
+        Verb::Tail(args) => tail::run(args, streams),
         Verb::Completion { shell } => {
             let mut out = Vec::new();
             clap_complete::generate(

@@ -142,7 +142,7 @@ pub struct HistoryArgs {
     /// The object: KIND/NAME or KIND NAME.
     #[arg(required = true, num_args = 1..=2, value_name = "OBJECT")]
     pub object: Vec<String>,
-    /// Its namespace, where it has one [default: default].
+    /// Its namespace, where it has one [default: the kubeconfig's, else default].
     #[arg(short, long)]
     pub namespace: Option<String>,
     /// How to print it.
@@ -156,7 +156,7 @@ pub struct HistoryArgs {
 /// The logs cannot be reached, or the words are no time.
 pub fn grep(args: &GrepArgs, streams: &mut Streams<'_>) -> anyhow::Result<u8> {
     let whole = !args.shape.output.is_table();
-    answer(&args.filter.query()?, &args.shape, false, whole, streams)
+    answer(&args.filter.query()?, &args.shape, whole, streams)
 }
 
 /// `by`.
@@ -166,7 +166,7 @@ pub fn grep(args: &GrepArgs, streams: &mut Streams<'_>) -> anyhow::Result<u8> {
 pub fn by(args: &ByArgs, streams: &mut Streams<'_>) -> anyhow::Result<u8> {
     let mut query = args.filter.query()?;
     query.any.iter_mut().for_each(|filter| filter.users.push(args.who.clone()));
-    answer(&query, &args.shape, false, false, streams)
+    answer(&query, &args.shape, false, streams)
 }
 
 /// `failed`.
@@ -180,7 +180,7 @@ pub fn failed(args: &FailedArgs, streams: &mut Streams<'_>) -> anyhow::Result<u8
             filter.codes = vec![Codes::one(401), Codes::one(403)];
         }
     }
-    answer(&query, &args.shape, false, false, streams)
+    answer(&query, &args.shape, false, streams)
 }
 
 /// `history`.
@@ -188,10 +188,11 @@ pub fn failed(args: &FailedArgs, streams: &mut Streams<'_>) -> anyhow::Result<u8
 /// # Errors
 /// The logs cannot be reached, or the words name no object.
 pub fn history(args: &HistoryArgs, streams: &mut Streams<'_>) -> anyhow::Result<u8> {
-    let question = Question::parse(&args.object, args.namespace.as_deref())?;
+    let mut logs = Logs::open(&args.shape.logs)?;
+    let question = Question::parse(&args.object, args.namespace.as_deref().or(logs.default_namespace()))?;
     let verbs = ["create", "update", "patch", "delete"].map(Pattern::from).to_vec();
     let query = question.did(vec![Filter { verbs, in_earnest: true, ..Filter::default() }], true);
-    answer(&query, &args.shape, true, false, streams)
+    print(&query, &args.shape, (true, false), &mut logs, streams)
 }
 
 /// `who --did`, but for `created`.
@@ -259,15 +260,9 @@ impl Shape {
     }
 }
 
-fn answer(
-    query: &Query,
-    shape: &Shape,
-    bodies: bool,
-    whole: bool,
-    streams: &mut Streams<'_>,
-) -> anyhow::Result<u8> {
+fn answer(query: &Query, shape: &Shape, whole: bool, streams: &mut Streams<'_>) -> anyhow::Result<u8> {
     let mut logs = Logs::open(&shape.logs)?;
-    print(query, shape, (bodies, whole), &mut logs, streams)
+    print(query, shape, (false, whole), &mut logs, streams)
 }
 
 struct Keeping(Requests);

@@ -8,9 +8,11 @@ use anyhow::Context;
 
 use super::Streams;
 use super::nodes::Nodes;
-use crate::trail::query::{Matching, Query};
+use super::progress::Progress;
+use crate::trail::query::Query;
 use crate::trail::question::Question;
-use crate::trail::read::{Coverage, Sink};
+use crate::trail::read::{Coverage, Entry, Sink};
+use crate::trail::scan::{PIECE, Scan};
 use crate::trail::source::{self, Log};
 use crate::trail::top::{By, Top};
 use crate::trail::who::Live;
@@ -33,9 +35,15 @@ pub struct Args {
     /// The namespace of audit-operator, whose agents are asked.
     #[arg(long, value_name = "NAMESPACE", default_value = "audit-operator")]
     pub operator_namespace: String,
-    /// The folder of the logs on the nodes, as in the AuditConfiguration's `spec.log.path`.
-    #[arg(long, value_name = "DIR", default_value = "/var/log/kubernetes/audit")]
-    pub log_dir: String,
+    /// A log or a folder of logs on the nodes, instead of what each API server's manifest says.
+    #[arg(long, value_name = "FILE|DIR")]
+    pub node_log: Option<String>,
+    /// Ask as this user.
+    #[arg(long = "as", value_name = "USER")]
+    pub impersonate: Option<String>,
+    /// Ask as a member of this group too; may be given several times.
+    #[arg(long = "as-group", value_name = "GROUP", requires = "impersonate")]
+    pub impersonate_group: Vec<String>,
 }
 
 /// The logs of one question.
@@ -66,15 +74,25 @@ impl Logs {
     ) -> anyhow::Result<Coverage> {
         match self {
             Self::Files(logs) => {
-                let mut coverage = Coverage::default();
-                let sieve = query.sieve();
-                for log in logs {
-                    let mut sink = Matching { query, sink };
-                    log.read(streams.input, query, &sieve, &mut coverage, &mut sink);
-                }
-                Ok(coverage)
+                spool(logs, streams)?;
+                let progress = Progress::new();
+                let scan = Scan { query, threads: threads(), piece: PIECE, gentle: false, meter: &progress };
+                Ok(scan.search(logs, sink))
             }
             Self::Nodes(nodes) => nodes.scan(query, sink),
+        }
+    }
+
+    /// Hands on what matches as it comes, from the query's `since` on, until `each` fails or no node is left. Files are
+    /// followed by whoever named them.
+    pub(super) fn follow(
+        &mut self,
+        query: &Query,
+        each: &mut dyn FnMut(Entry, &[u8]) -> anyhow::Result<()>,
+    ) -> anyhow::Result<()> {
+        match self {
+            Self::Files(_) => Ok(()),
+            Self::Nodes(nodes) => nodes.follow(query, each),
         }
     }
 
@@ -86,12 +104,26 @@ impl Logs {
         streams: &mut Streams<'_>,
     ) -> anyhow::Result<(Top, Coverage)> {
         match self {
-            Self::Files(_) => {
-                let mut counting = Counting { by, top: Top::default() };
-                let coverage = self.scan(query, streams, &mut counting)?;
-                Ok((counting.top, coverage))
+            Self::Files(logs) => {
+                spool(logs, streams)?;
+                let progress = Progress::new();
+                let scan = Scan { query, threads: threads(), piece: PIECE, gentle: false, meter: &progress };
+                let mut sinks: Vec<Counting> =
+                    (0..scan.threads).map(|_| Counting { by, top: Top::default() }).collect();
+                let coverage = scan.fold(logs, &mut sinks);
+                let mut top = Top::default();
+                sinks.into_iter().for_each(|sink| top.add(sink.top));
+                Ok((top, coverage))
             }
             Self::Nodes(nodes) => nodes.top(query, by),
+        }
+    }
+
+    /// The namespace that the user's kubeconfig means where none is given.
+    pub(super) fn default_namespace(&self) -> Option<&str> {
+        match self {
+            Self::Files(_) => None,
+            Self::Nodes(nodes) => Some(nodes.default_namespace()),
         }
     }
 
@@ -117,6 +149,18 @@ impl Logs {
     }
 }
 
+/// Standard input is read as often as a question needs.
+fn spool(logs: &mut [Log], streams: &mut Streams<'_>) -> anyhow::Result<()> {
+    logs.iter_mut().try_for_each(|log| log.spool(streams.input)).context("cannot read standard input")
+}
+
+/// More threads than this wait for the memory.
+const MOST_THREADS: usize = 8;
+
+fn threads() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from).min(MOST_THREADS)
+}
+
 /// A sink that counts and wants nothing whole.
 pub(super) struct Counting {
     pub(super) by: By,
@@ -129,5 +173,5 @@ impl Sink for Counting {
         false
     }
 
-    fn take(&mut self, _: crate::trail::read::Entry, _: &[u8]) {}
+    fn take(&mut self, _: Entry, _: &[u8]) {}
 }

@@ -18,9 +18,11 @@ pub mod node;
 mod nodes;
 pub mod output;
 pub mod print;
+mod progress;
 pub mod proofs;
 pub mod render;
 pub mod status;
+pub mod tail;
 pub mod top;
 pub mod trail;
 pub mod validate;
@@ -73,7 +75,8 @@ pub fn main(verb: impl FnOnce(&mut Streams<'_>) -> anyhow::Result<u8>) -> std::p
     let mut out = BufWriter::new(stdout().lock());
     let color =
         stdout().is_terminal() && anstream::AutoStream::choice(&stdout()) != anstream::ColorChoice::Never;
-    let mut streams = Streams { input: &mut stdin().lock(), out: &mut out, err: &mut stderr().lock(), color };
+    // Standard error is not locked: progress is shown there by whatever thread has some.
+    let mut streams = Streams { input: &mut stdin().lock(), out: &mut out, err: &mut stderr(), color };
     let outcome = verb(&mut streams).and_then(|code| Ok(streams.out.flush().map(|()| code)?));
     match outcome {
         Ok(code) => code.into(),

@@ -1,23 +1,26 @@
 //! Asking the agents: the same search on every control-plane node, over `pods/exec`.
 //!
-//! No port is opened: who may create `pods/exec` in the operator's namespace may read audit logs, and the API server
-//! audits each such request. The agent's own program filters on the node (`audit-operator trail`), and only what
-//! matches leaves it. A node that does not answer is named, never passed over.
+//! No port is opened. Reading needs `pods/exec` in the operator's namespace and `get` of `auditnodes/log`, a permission of
+//! its own that an admission policy of the chart asks for; the same policy lets nothing but this search be run there. The
+//! API server audits each such request, with the question in it. The agent's own program filters on the node
+//! (`audit-operator trail`), and only what matches leaves it. A node that does not answer is named, never passed over.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
+use futures::FutureExt as _;
 use futures::future::join_all;
 use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::api::{Api, AttachParams, DynamicObject, ListParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config, ResourceExt};
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
+use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::runtime::Runtime;
 use tokio::sync::mpsc;
 
 use super::logs::Args;
-use super::trail::{Asked, Told};
+use super::trail::{Asked, PROGRESS, Told};
 use crate::trail::event::Event;
 use crate::trail::query::Query;
 use crate::trail::question::Question;
@@ -27,14 +30,20 @@ use crate::trail::who::Live;
 
 const AGENTS: &str = "app.kubernetes.io/component=agent";
 const CONTROL_PLANE: &str = "node-role.kubernetes.io/control-plane";
+const CONTAINER: &str = "agent";
 const PROGRAM: &str = "/usr/local/bin/audit-operator";
+
+/// After this long without a word a node is taken not to answer: its agent says how far it is every second.
+const SILENCE: Duration = Duration::from_secs(20);
 
 /// The agents of a cluster.
 pub(super) struct Nodes {
     runtime: Runtime,
     client: Client,
     namespace: String,
-    log_dir: String,
+    /// The namespace of the context in the kubeconfig.
+    default_namespace: String,
+    log: Option<String>,
     /// Agent Pod by node.
     agents: BTreeMap<String, String>,
     /// Nodes that have not answered, and why.
@@ -44,74 +53,106 @@ pub(super) struct Nodes {
 impl Nodes {
     pub(super) fn connect(args: &Args) -> anyhow::Result<Self> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let (client, agents, nodes) = runtime.block_on(async {
-            let options = KubeConfigOptions { context: args.context.clone(), ..KubeConfigOptions::default() };
-            let config = match &args.kubeconfig {
-                Some(file) => Config::from_custom_kubeconfig(Kubeconfig::read_from(file)?, &options).await?,
-                None => Config::from_kubeconfig(&options).await?,
-            };
+        let (client, default_namespace, agents, nodes) = runtime.block_on(async {
+            let mut config = config(args).await?;
+            config.connect_timeout = Some(SILENCE);
+            let default_namespace = config.default_namespace.clone();
             let client = Client::try_from(config)?;
             let pods = Api::<Pod>::namespaced(client.clone(), &args.operator_namespace);
-            let agents = pods.list(&ListParams::default().labels(AGENTS)).await.with_context(|| {
+            let agents = ListParams::default().labels(AGENTS);
+            let agents = within(pods.list(&agents)).await?.with_context(|| {
                 format!("cannot list the agents in the namespace `{}`", args.operator_namespace)
             })?;
             // Without the right to list nodes, a node that never had an agent cannot be missed.
-            let nodes =
-                Api::<Node>::all(client.clone()).list(&ListParams::default().labels(CONTROL_PLANE)).await;
-            let nodes: Vec<String> =
-                nodes.map(|nodes| nodes.iter().map(ResourceExt::name_any).collect()).unwrap_or_default();
-            anyhow::Ok((client, agents, nodes))
+            let nodes = Api::<Node>::all(client.clone());
+            let nodes = within(nodes.list(&ListParams::default().labels(CONTROL_PLANE))).await?;
+            anyhow::Ok((client, default_namespace, agents.items, nodes.ok().map(|nodes| nodes.items)))
         })?;
-        let agents: BTreeMap<String, String> = agents
-            .iter()
-            .filter(|pod| pod.metadata.deletion_timestamp.is_none())
-            .filter_map(|pod| Some((pod.spec.as_ref()?.node_name.clone()?, pod.name_any())))
-            .collect();
         anyhow::ensure!(
             !agents.is_empty(),
             "no agent runs in the namespace `{}`; --operator-namespace names another one",
             args.operator_namespace
         );
-        let missing = nodes
-            .into_iter()
-            .filter(|node| !agents.contains_key(node))
-            .map(|node| (node, "no agent runs on it".to_owned()))
-            .collect();
-        let (namespace, log_dir) = (args.operator_namespace.clone(), args.log_dir.clone());
-        Ok(Self { runtime, client, namespace, log_dir, agents, missing })
+        let mut missing = BTreeMap::new();
+        if nodes.is_none() {
+            let unlisted = "listing nodes is not allowed, so one without an agent cannot be told".to_owned();
+            missing.insert("(unknown)".to_owned(), unlisted);
+        }
+        for node in nodes.iter().flatten() {
+            missing.insert(node.name_any(), "no agent runs on it".to_owned());
+        }
+        let mut running = BTreeMap::new();
+        for pod in agents.iter().filter(|pod| pod.metadata.deletion_timestamp.is_none()) {
+            let Some(node) = pod.spec.as_ref().and_then(|spec| spec.node_name.clone()) else { continue };
+            let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref()).unwrap_or("Unknown");
+            if phase == "Running" {
+                missing.remove(&node);
+                running.insert(node, pod.name_any());
+            } else {
+                missing.insert(node, format!("its agent `{}` is {phase}", pod.name_any()));
+            }
+        }
+        let (namespace, log) = (args.operator_namespace.clone(), args.node_log.clone());
+        Ok(Self { runtime, client, namespace, default_namespace, log, agents: running, missing })
+    }
+
+    pub(super) fn default_namespace(&self) -> &str {
+        &self.default_namespace
     }
 
     pub(super) fn scan(&mut self, query: &Query, sink: &mut impl Sink) -> anyhow::Result<Coverage> {
-        let asked = Asked { query: query.clone(), top: None };
+        let asked = Asked { query: query.clone(), top: None, follow: false };
         self.ask(&asked, &mut |node, told| {
-            if let (Some(event), Some(place)) = (told.event, told.place) {
-                let record = event.get().as_bytes();
-                let file = format!("{node}:{}", place.file).into();
-                if let Ok(event) = Event::from_json(record) {
-                    sink.take(Entry { event, place: Place { file, line: place.line } }, record);
-                }
+            if let Some((entry, record)) = entry(node, &told) {
+                sink.take(entry, record);
             }
+            Ok(())
         })
     }
 
+    /// Hands on what matches on any node as it comes, until `each` fails or no node is left.
+    pub(super) fn follow(
+        &mut self,
+        query: &Query,
+        each: &mut dyn FnMut(Entry, &[u8]) -> anyhow::Result<()>,
+    ) -> anyhow::Result<()> {
+        let asked = Asked { query: query.clone(), top: None, follow: true };
+        let take = &mut |node: &str, told: Told| match entry(node, &told) {
+            Some((entry, record)) => each(entry, record),
+            None => Ok(()),
+        };
+        self.ask(&asked, take).map(drop)
+    }
+
     pub(super) fn top(&mut self, query: &Query, by: By) -> anyhow::Result<(Top, Coverage)> {
-        let asked = Asked { query: query.clone(), top: Some(by) };
+        let asked = Asked { query: query.clone(), top: Some(by), follow: false };
         let mut top = Top::default();
-        let coverage = self.ask(&asked, &mut |_, told| top.add(told.top.unwrap_or_default()))?;
+        let coverage = self.ask(&asked, &mut |_, told| {
+            top.add(told.top.unwrap_or_default());
+            Ok(())
+        })?;
         Ok((top, coverage))
     }
 
-    /// Asks all agents at once; each line goes to `each` with its node.
-    fn ask(&mut self, asked: &Asked, each: &mut dyn FnMut(&str, Told)) -> anyhow::Result<Coverage> {
+    /// Asks all agents at once; each line goes to `each` with its node. A node that does not answer once is not asked
+    /// again, and an answer from none is an error.
+    fn ask(
+        &mut self,
+        asked: &Asked,
+        each: &mut dyn FnMut(&str, Told) -> anyhow::Result<()>,
+    ) -> anyhow::Result<Coverage> {
         let asked = serde_json::to_string(asked)?;
         let pods = Api::<Pod>::namespaced(self.client.clone(), &self.namespace);
-        let command = [PROGRAM, "trail", "--root", "/host", "--log-dir", &self.log_dir, "--ask", &asked];
+        let mut command = vec![PROGRAM, "trail", "--root", "/host", "--attended", "--ask", &asked];
+        if let Some(log) = &self.log {
+            command.extend(["--log", log]);
+        }
         let (lines, mut received) = mpsc::channel::<(String, String)>(64);
         let mut coverage = Coverage::default();
         let mut answered = BTreeSet::new();
         let failures = self.runtime.block_on(async {
             let runs = self.agents.iter().map(|(node, pod)| run(&pods, node, pod, &command, lines.clone()));
-            let runs = join_all(runs);
+            let runs = join_all(runs).map(Ok);
             drop(lines);
             let take = async {
                 while let Some((node, line)) = received.recv().await {
@@ -120,12 +161,12 @@ impl Nodes {
                         coverage.add(of_node, &format!("{node}:"));
                         answered.insert(node.clone());
                     }
-                    each(&node, told);
+                    each(&node, told)?;
                 }
+                anyhow::Ok(())
             };
-            let (failures, ()) = futures::join!(runs, take);
-            failures
-        });
+            futures::try_join!(runs, take).map(|(failures, ())| failures)
+        })?;
         for (node, failure) in self.agents.keys().zip(failures) {
             if !answered.contains(node) {
                 let why = failure
@@ -133,6 +174,10 @@ impl Nodes {
                     .map_or("its answer ended too early".to_owned(), |error| format!("{error:#}"));
                 self.missing.insert(node.clone(), why);
             }
+        }
+        self.agents.retain(|node, _| answered.contains(node));
+        if self.agents.is_empty() {
+            bail!("no control-plane node has answered:\n  {}", self.missing().join("\n  "));
         }
         Ok(coverage)
     }
@@ -172,30 +217,90 @@ async fn run(
     command: &[&str],
     lines: mpsc::Sender<(String, String)>,
 ) -> anyhow::Result<()> {
-    let params = AttachParams::default().container("agent").stdout(true).stderr(true).stdin(false);
-    let mut process = pods.exec(pod, command.iter().copied(), &params).await?;
+    let params = AttachParams::default().container(CONTAINER).stdin(true).stdout(true).stderr(true);
+    let mut process = within(pods.exec(pod, command.iter().copied(), &params)).await?.map_err(explained)?;
     let status = process.take_status();
+    // Open as long as somebody waits: its end is what ends the search on the node.
+    let attention = process.stdin();
     let stdout = process.stdout().context("exec gave no standard output")?;
     let stderr = process.stderr().context("exec gave no standard error")?;
-    let read = async {
-        let mut stdout = BufReader::new(stdout).lines();
-        while let Some(line) = stdout.next_line().await? {
-            lines.send((node.to_owned(), line)).await?;
+    let (mut stdout, mut stderr) = (BufReader::new(stdout).lines(), BufReader::new(stderr).lines());
+    let (mut said, mut complains) = (String::new(), true);
+    loop {
+        // Either of them is a sign of life.
+        let line = within(async {
+            tokio::select! {
+                line = stdout.next_line() => line.map(Heard::Answer),
+                line = stderr.next_line(), if complains => line.map(Heard::Aside),
+            }
+        });
+        match line.await?? {
+            Heard::Answer(Some(line)) => lines.send((node.to_owned(), line)).await?,
+            Heard::Answer(None) => break,
+            Heard::Aside(Some(line)) if line.starts_with(PROGRESS) => {}
+            Heard::Aside(Some(line)) => said.push_str(&line),
+            Heard::Aside(None) => complains = false,
         }
-        anyhow::Ok(())
-    };
-    let complain = async {
-        let mut said = String::new();
-        stderr.take(4096).read_to_string(&mut said).await.map(|_| said)
-    };
-    let (read, said) = futures::join!(read, complain);
+    }
+    while let Ok(Ok(Some(line))) = within(stderr.next_line()).await {
+        said.push_str(&line);
+    }
     drop(lines);
-    read?;
     if let Some(status) = status
-        && let Some(status) = status.await
+        && let Some(status) = within(status).await?
         && status.status.as_deref() == Some("Failure")
     {
-        anyhow::bail!("{} {}", status.message.unwrap_or_default(), said.unwrap_or_default().trim());
+        bail!("{}", said.trim().strip_prefix("error: ").unwrap_or(&status.message.unwrap_or_default()));
     }
+    drop(attention);
     Ok(())
+}
+
+/// The event in a line of an answer, if there is one, by its place on all nodes.
+fn entry<'t>(node: &str, told: &'t Told) -> Option<(Entry, &'t [u8])> {
+    let (record, place) = (told.event.as_ref()?.get().as_bytes(), told.place.as_ref()?);
+    let place = Place { file: format!("{node}:{}", place.file).into(), at: place.at };
+    Some((Entry { event: Event::from_json(record).ok()?, place }, record))
+}
+
+/// What a node says.
+enum Heard {
+    Answer(Option<String>),
+    Aside(Option<String>),
+}
+
+/// Waits for no longer than a node may be silent.
+async fn within<T>(answer: impl Future<Output = T>) -> anyhow::Result<T> {
+    let silent = || format!("no word from it for {} seconds", SILENCE.as_secs());
+    tokio::time::timeout(SILENCE, answer).await.with_context(silent)
+}
+
+/// A refusal with what to do about it.
+fn explained(error: kube::Error) -> anyhow::Error {
+    match &error {
+        kube::Error::Api(status) if status.code == 403 => anyhow::Error::new(error).context(
+            "reading audit logs is not allowed: it needs `get` of auditnodes/log, and `get` and `create` of pods/exec in \
+             the operator's namespace, which the chart's roles `audit-operator-log-reader` give",
+        ),
+        _ => error.into(),
+    }
+}
+
+/// The user's own way to the cluster: as kubectl finds it.
+async fn config(args: &Args) -> anyhow::Result<Config> {
+    let kubeconfig = match &args.kubeconfig {
+        Some(path) => Kubeconfig::read_from(path),
+        None => Kubeconfig::read(),
+    };
+    let options = KubeConfigOptions { context: args.context.clone(), ..KubeConfigOptions::default() };
+    let mut config =
+        Config::from_custom_kubeconfig(kubeconfig.context("cannot read the kubeconfig")?, &options)
+            .await
+            .context("the kubeconfig cannot be used")?;
+    if let Some(user) = &args.impersonate {
+        config.auth_info.impersonate = Some(user.clone());
+        config.auth_info.impersonate_groups =
+            Some(args.impersonate_group.clone()).filter(|groups| !groups.is_empty());
+    }
+    Ok(config)
 }

@@ -23,7 +23,7 @@ pub struct Args {
     /// `certificates.cert-manager.io`. It may be gone.
     #[arg(required = true, num_args = 1..=2, value_name = "OBJECT")]
     pub object: Vec<String>,
-    /// The object's namespace, where it has one [default: default].
+    /// The object's namespace, where it has one [default: the kubeconfig's, else default].
     #[arg(short, long)]
     pub namespace: Option<String>,
     /// What was done to it.
@@ -42,8 +42,10 @@ pub struct Args {
 /// # Errors
 /// The object cannot be understood, or the logs cannot be reached.
 pub fn run(args: &Args, streams: &mut Streams<'_>) -> anyhow::Result<u8> {
-    let question = Question::parse(&args.object, args.namespace.as_deref());
-    let (question, mut logs) = match (question, Logs::open(&args.logs)) {
+    let logs = Logs::open(&args.logs);
+    let default = logs.as_ref().ok().and_then(Logs::default_namespace);
+    let question = Question::parse(&args.object, args.namespace.as_deref().or(default));
+    let (question, mut logs) = match (question, logs) {
         (Ok(question), Ok(logs)) => (question, logs),
         (Err(question), Err(logs)) => bail!("{question}\n{logs:#}"),
         (Err(question), Ok(_)) => return Err(question.into()),

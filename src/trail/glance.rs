@@ -3,18 +3,39 @@
 //! Most records that are parsed are parsed to be let go, so nothing is copied and bodies are stepped over. Whoever
 //! wants the rest reads the record again as an [`Event`](super::event::Event).
 
+mod compact;
+
 use std::borrow::Cow;
 
 use jiff::Timestamp;
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
+use serde_json::value::RawValue;
 
 use super::event::{Outcome, Stage};
 
 /// A text of the record, copied only where it is escaped there.
 pub type Text<'a> = Cow<'a, str>;
 
+/// A text as the record has it, with quotes and escapes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Quoted<'a>(&'a str);
+
+impl Quoted<'_> {
+    /// What it says; empty where it is no text.
+    pub fn unquoted(&self) -> String {
+        serde_json::from_str(self.0).unwrap_or_default()
+    }
+}
+
+impl<'de: 'a, 'a> Deserialize<'de> for Quoted<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let raw = <&RawValue>::deserialize(deserializer)?.get();
+        if raw.starts_with('"') { Ok(Self(raw)) } else { Err(serde::de::Error::custom("not a text")) }
+    }
+}
+
 /// The head of one audit event.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Glance<'a> {
     #[serde(borrow, default)]
@@ -28,7 +49,7 @@ pub struct Glance<'a> {
     pub stage: Stage,
     /// Path and query.
     #[serde(borrow, rename = "requestURI", default)]
-    pub request_uri: Option<Text<'a>>,
+    pub request_uri: Option<Quoted<'a>>,
     /// The verb.
     #[serde(borrow)]
     pub verb: Text<'a>,
@@ -57,7 +78,7 @@ pub struct Glance<'a> {
 }
 
 /// A user's name.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, PartialEq, Eq, Deserialize)]
 pub struct Name<'a> {
     /// The name.
     #[serde(borrow, default)]
@@ -65,7 +86,7 @@ pub struct Name<'a> {
 }
 
 /// The object of a request.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Target<'a> {
     /// Lower-case plural.
@@ -89,7 +110,7 @@ pub struct Target<'a> {
 }
 
 /// The outcome.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, PartialEq, Eq, Deserialize)]
 pub struct Status<'a> {
     /// HTTP status.
     #[serde(default)]
@@ -102,7 +123,7 @@ pub struct Status<'a> {
 impl<'a> Glance<'a> {
     /// Reads the head of a record; `None` where it is no audit event.
     pub fn of(record: &'a [u8]) -> Option<Self> {
-        let glance: Self = serde_json::from_slice(record).ok()?;
+        let glance: Self = compact::read(record).or_else(|| serde_json::from_slice(record).ok())?;
         let is_event = glance.kind.as_deref().unwrap_or("Event") == "Event"
             && glance.api_version.as_deref().is_none_or(|version| version.starts_with("audit.k8s.io/"));
         is_event.then_some(glance)
@@ -120,12 +141,12 @@ impl<'a> Glance<'a> {
 
     /// When the request reached the stage, else when it was received.
     pub fn stage_time(&self) -> Option<Timestamp> {
-        self.stage_timestamp.as_ref().or(self.request_received_timestamp.as_ref())?.parse().ok()
+        moment(self.stage_timestamp.as_ref().or(self.request_received_timestamp.as_ref())?)
     }
 
     /// When the request was received, else when it reached the stage.
     pub fn time(&self) -> Option<Timestamp> {
-        self.request_received_timestamp.as_ref().or(self.stage_timestamp.as_ref())?.parse().ok()
+        moment(self.request_received_timestamp.as_ref().or(self.stage_timestamp.as_ref())?)
     }
 
     /// What the request came to.
@@ -135,9 +156,102 @@ impl<'a> Glance<'a> {
     }
 }
 
+/// A time as the API server writes it, `2026-01-02T03:04:05.000000Z`, or in any other way of RFC 3339.
+fn moment(text: &str) -> Option<Timestamp> {
+    as_written(text.as_bytes()).or_else(|| text.parse().ok())
+}
+
+fn as_written(text: &[u8]) -> Option<Timestamp> {
+    let text: &[u8; 27] = text.try_into().ok()?;
+    let mut numbers = [0_i64; 7];
+    let mut field = 0;
+    for (byte, model) in text.iter().zip(b"0000-00-00T00:00:00.000000Z") {
+        match model {
+            b'0' if byte.is_ascii_digit() => numbers[field] = numbers[field] * 10 + i64::from(byte - b'0'),
+            b'0' => return None,
+            _ if byte != model => return None,
+            _ => field += 1,
+        }
+    }
+    let [year, month, day, hour, minute, second, micros] = numbers;
+    // A leap second is the other parser's.
+    if !(1970..=9998).contains(&year) || hour > 23 || minute > 59 || second > 59 {
+        return None;
+    }
+    let date =
+        jiff::civil::Date::new(year.try_into().ok()?, month.try_into().ok()?, day.try_into().ok()?).ok()?;
+    let days = i64::from(jiff::civil::date(1970, 1, 1).until(date).ok()?.get_days());
+    let seconds = days * 86_400 + hour * 3600 + minute * 60 + second;
+    Timestamp::from_microsecond(seconds * 1_000_000 + micros).ok()
+}
+
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    /// Both readers say the same of a record, if both say anything: the general one also refuses what is wrong where the
+    /// compact one does not look. Whether the compact one said something.
+    #[track_caller]
+    fn check_both(record: &[u8]) -> bool {
+        let general: Option<Glance<'_>> = serde_json::from_slice(record).ok();
+        let compact = compact::read(record);
+        if let (Some(compact), Some(general)) = (&compact, &general) {
+            assert_eq!(compact, general, "{}", String::from_utf8_lossy(record));
+        }
+        compact.is_some()
+    }
+
+    const WRITTEN: &str = r#"{"kind":"Event","apiVersion":"audit.k8s.io/v1","level":"RequestResponse","auditID":"a","stage":"ResponseComplete","requestURI":"/api/v1/pods?a=b\u0026dryRun=All","verb":"create","user":{"username":"jane \u0026 co","uid":"1","groups":["g","h"],"extra":{"k":["v"]}},"impersonatedUser":{"username":"foobar"},"sourceIPs":["10.0.0.7","::1"],"userAgent":"kubectl/v1 \"x\"","objectRef":{"resource":"pods","namespace":"n","name":"p","uid":"u","apiVersion":"v1","apiGroup":"g","subresource":"s"},"responseStatus":{"metadata":{},"status":"Failure","message":"no\nway","details":{"causes":[1,-2.5e3,true,null]},"code":403},"requestObject":{"requestReceivedTimestamp":"forged","stageTimestamp":"forged","user":{"username":"forged"}},"responseObject":{"s":"}\"{","requestReceivedTimestamp":"forged"},"requestReceivedTimestamp":"2026-01-02T03:04:05.000001Z","stageTimestamp":"2026-01-02T03:04:06.000000Z","annotations":{"a/b":"\"requestReceivedTimestamp\":\"forged\""}}"#;
+
+    #[test]
+    fn what_the_server_writes_is_read_without_the_general_parser() {
+        let written = WRITTEN.replace("\\\\", "\\");
+        assert!(check_both(written.as_bytes()));
+        let glance = Glance::of(written.as_bytes()).unwrap();
+        assert_eq!((glance.username(), glance.code()), ("jane & co", 403));
+        assert_eq!(glance.time().unwrap().to_string(), "2026-01-02T03:04:05.000001Z");
+        assert_eq!(glance.request_uri.unwrap().unquoted(), "/api/v1/pods?a=b&dryRun=All");
+    }
+
+    #[test]
+    fn what_a_crash_has_joined_is_left_to_the_general_parser() {
+        let written = WRITTEN.replace("\\\\", "\\");
+        for cut in [100, 500, 900, 980] {
+            let joined = format!("{}{written}", &written[..cut]);
+            assert!(!check_both(joined.as_bytes()), "{joined}");
+            assert!(Glance::of(joined.as_bytes()).is_none());
+        }
+    }
+
+    #[test]
+    fn times_are_read_as_written_and_in_any_other_way() {
+        for text in
+            ["2026-01-02T03:04:05.678901Z", "2000-02-29T23:59:59.000000Z", "2026-01-02T03:04:05+01:00"]
+        {
+            assert_eq!(moment(text), text.parse().ok(), "{text}");
+            assert!(moment(text).is_some());
+        }
+        for text in
+            ["2026-02-30T03:04:05.678901Z", "2026-01-02T24:04:05.678901Z", "2026-01-02t03:04:05.67890aZ", ""]
+        {
+            assert_eq!(moment(text), text.parse().ok(), "{text}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn both_readers_agree_on_whatever_is_changed(at in 0usize..1200, byte in any::<u8>(), cut in 0usize..40) {
+            let mut record = WRITTEN.replace("\\\\", "\\").into_bytes();
+            let at = at % record.len();
+            record[at] = byte;
+            check_both(&record);
+            let end = (at + cut).min(record.len());
+            record.drain(at..end);
+            check_both(&record);
+        }
+    }
 
     #[test]
     fn the_head_is_read_and_the_bodies_are_not() {

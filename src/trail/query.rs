@@ -174,7 +174,8 @@ impl Filter {
                 }))
             && (self.stages.is_empty() || self.stages.iter().any(|stage| stage.is(glance.stage)))
             && demanded(&self.audit_ids, &glance.audit_id)
-            && !(self.in_earnest && glance.request_uri.as_deref().is_some_and(super::event::asks_for_dry_run))
+            && !(self.in_earnest
+                && glance.request_uri.is_some_and(|uri| super::event::asks_for_dry_run(&uri.unquoted())))
     }
 
     /// Words that a record must have to match, the rarest first.

@@ -41,14 +41,25 @@ pub struct Entry {
     pub place: Place,
 }
 
-/// A line of a log; printed as `file:line`.
+/// A place in a log; printed as `file:line`, or as `file:+byte`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Place {
     /// The log, as the user named it.
     #[serde(with = "shared_text")]
     pub file: Arc<str>,
-    /// Counted from 1; in the unpacked text when the file is compressed.
-    pub line: u64,
+    /// Where in it.
+    #[serde(flatten)]
+    pub at: At,
+}
+
+/// Where in a log; in the unpacked text when the file is compressed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum At {
+    /// The line, counted from 1.
+    Line(u64),
+    /// The byte, counted from 1 as `tail -c` does, where the log was not read from its first line on.
+    Byte(u64),
 }
 
 /// A shared text is a text, wherever it goes.
@@ -68,7 +79,10 @@ mod shared_text {
 
 impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}", self.file, self.line)
+        match self.at {
+            At::Line(line) => write!(f, "{}:{line}", self.file),
+            At::Byte(byte) => write!(f, "{}:+{byte}", self.file),
+        }
     }
 }
 
@@ -108,7 +122,7 @@ impl Coverage {
 
     /// A log that could not be read at all.
     pub fn unreadable(&mut self, name: &str, error: &io::Error) {
-        self.damaged(Place { file: name.into(), line: 1 }, format!("cannot be read: {error}"));
+        self.damaged(Place { file: name.into(), at: At::Line(1) }, format!("cannot be read: {error}"));
     }
 
     /// Adds what was read elsewhere, whose logs are called `prefix` and their own name.
@@ -119,8 +133,7 @@ impl Coverage {
         self.saw(other.last);
         self.damaged += other.damaged;
         for damage in &other.damage {
-            let place =
-                Place { file: format!("{prefix}{}", damage.place.file).into(), line: damage.place.line };
+            let place = Place { file: format!("{prefix}{}", damage.place.file).into(), at: damage.place.at };
             if self.damage.len() < DAMAGE_SHOWN {
                 self.damage.push(Damage { place, what: damage.what.clone() });
             }
@@ -167,47 +180,69 @@ impl fmt::Display for Coverage {
 
 /// Reads one log to its end, compressed or not, and hands each event whose record passes `sieve` to `sink`.
 ///
-/// `name` is how places are called, `first_line` the number of the first line. Nothing stops the reading but the end of the input or an error while reading,
+/// `name` is how places are called. Nothing stops the reading but the end of the input or an error while reading,
 /// which counts as damage: an answer from the other logs is worth more than none.
 pub fn read(
     name: &str,
-    first_line: u64,
     mut input: impl BufRead,
     sieve: &Sieve,
     coverage: &mut Coverage,
     sink: &mut impl Sink,
 ) {
     // The first byte of a gzip stream can begin no JSON text, so that the name need not be trusted.
-    let packed = input.fill_buf().is_ok_and(|head| head.first() == Some(&0x1f));
+    let packed = input.fill_buf().is_ok_and(|head| head.first() == Some(&GZIP));
     coverage.logs += 1;
+    let whole = Piece { offset: None, until: None, first_line: Some(1) };
     if packed {
-        read_plain(name, first_line, MultiGzDecoder::new(input), sieve, coverage, sink);
+        read_piece(name, whole, MultiGzDecoder::new(input), sieve, coverage, sink);
     } else {
-        read_plain(name, first_line, input, sieve, coverage, sink);
+        read_piece(name, whole, input, sieve, coverage, sink);
     }
 }
 
-fn read_plain(
+/// The first byte of what gzip has packed.
+pub(super) const GZIP: u8 = 0x1f;
+
+/// A piece of a plain log: from the first border between records at or after one byte to the first at or after another.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Piece {
+    /// Where the input begins in the log: two bytes before the piece, so that a border there is seen; `None` is the
+    /// log's beginning.
+    pub(super) offset: Option<u64>,
+    /// Where the piece ends; `None` is the log's end.
+    pub(super) until: Option<u64>,
+    /// The number of its first line; without one, places are told in bytes.
+    pub(super) first_line: Option<u64>,
+}
+
+/// Reads one piece of a log; gives how many lines it has.
+pub(super) fn read_piece(
     name: &str,
-    first_line: u64,
+    piece: Piece,
     input: impl Read,
     sieve: &Sieve,
     coverage: &mut Coverage,
     sink: &mut impl Sink,
-) {
-    let mut log = Log { file: Arc::from(name), sieve, coverage, sink, begun: false, latest: Vec::new() };
+) -> u64 {
+    let by_byte = piece.first_line.is_none();
+    let mut log =
+        Log { file: Arc::from(name), by_byte, sieve, coverage, sink, begun: false, latest: Vec::new() };
+    let first_line = piece.first_line.unwrap_or(1);
     let mut records = Records::new(input, RECORD_LIMIT, first_line);
-    if let Err(error) = log.take(&mut records) {
-        let place = log.place(records.line());
+    let begun = records.piece(piece.offset, piece.until);
+    if let Err(error) = begun.and_then(|()| log.take(&mut records)) {
+        let place = log.place(records.line(), records.offset());
         log.coverage.damaged(place, format!("cannot be read from here on: {error}"));
     }
     let last = stage_time(&log.latest, memmem::rfind);
     log.coverage.saw(last);
+    records.line() - first_line
 }
 
 /// One log being read.
 struct Log<'a, S> {
     file: Arc<str>,
+    by_byte: bool,
     sieve: &'a Sieve,
     coverage: &'a mut Coverage,
     sink: &'a mut S,
@@ -219,10 +254,11 @@ struct Log<'a, S> {
 impl<S: Sink> Log<'_, S> {
     fn take<R: Read>(&mut self, records: &mut Records<R>) -> io::Result<()> {
         loop {
+            let before = records.offset();
             let (line, len, guessed) = match records.next()? {
                 Step::End => return Ok(()),
                 Step::Damaged { line, what } => {
-                    self.coverage.damaged(self.place(line), what);
+                    self.coverage.damaged(self.place(line, before), what);
                     continue;
                 }
                 Step::Lines { line, len, count } => {
@@ -232,9 +268,10 @@ impl<S: Sink> Log<'_, S> {
                 Step::Record { line, len, guessed } => (line, len, guessed),
             };
             let record = records.bytes(len);
+            let place = self.place(line, records.offset());
             self.begin(record);
             self.coverage.records += 1;
-            if !self.sieve.passes(record) || self.take_record(record, line) {
+            if !self.sieve.passes(record) || self.take_record(record, &place) {
                 self.latest.clear();
                 self.latest.extend_from_slice(record);
                 records.consume(len);
@@ -243,10 +280,10 @@ impl<S: Sink> Log<'_, S> {
                 self.coverage.records -= 1;
                 records.look_inside();
             } else if serde_json::from_slice::<IgnoredAny>(record).is_ok() {
-                self.coverage.damaged(self.place(line), "not an audit event");
+                self.coverage.damaged(place, "not an audit event");
                 records.consume(len);
             } else {
-                self.coverage.damaged(self.place(line), "not valid JSON");
+                self.coverage.damaged(place, "not valid JSON");
                 records.resync()?;
             }
         }
@@ -263,7 +300,8 @@ impl<S: Sink> Log<'_, S> {
             let end = at + memchr::memchr(b'\n', &lines[at..]).expect("each of these lines has its end");
             counted += memchr::memchr_iter(b'\n', &lines[from..begin]).count() as u64;
             let record = lines[begin..end].trim_ascii_end();
-            if self.sieve.passes(record) && !self.take_record(record, first_line + counted) {
+            let place = || self.place(first_line + counted, records.offset() + begin as u64);
+            if self.sieve.passes(record) && !self.take_record(record, &place()) {
                 self.coverage.records += counted;
                 records.consume_lines(begin, counted);
                 records.look_inside();
@@ -280,7 +318,7 @@ impl<S: Sink> Log<'_, S> {
     }
 
     /// `false` where the record is no event.
-    fn take_record(&mut self, record: &[u8], line: u64) -> bool {
+    fn take_record(&mut self, record: &[u8], place: &Place) -> bool {
         match Glance::of(record) {
             Some(glance) => {
                 if !self.sink.wants(&glance, record.len()) {
@@ -300,8 +338,7 @@ impl<S: Sink> Log<'_, S> {
         }
         let Ok(event) = Event::from_json(record) else { return false };
         self.coverage.saw(event.stage_timestamp.or(event.request_received_timestamp));
-        let place = self.place(line);
-        self.sink.take(Entry { event, place }, record);
+        self.sink.take(Entry { event, place: place.clone() }, record);
         true
     }
 
@@ -312,8 +349,9 @@ impl<S: Sink> Log<'_, S> {
         }
     }
 
-    fn place(&self, line: u64) -> Place {
-        Place { file: Arc::clone(&self.file), line }
+    fn place(&self, line: u64, offset: u64) -> Place {
+        let at = if self.by_byte { At::Byte(offset + 1) } else { At::Line(line) };
+        Place { file: Arc::clone(&self.file), at }
     }
 }
 

@@ -231,7 +231,7 @@ fn leaves(value: &Value, path: &str, each: &mut dyn FnMut(&str, &Value)) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::trail::read::Place;
+    use crate::trail::read::{At, Place};
 
     fn entry(id: &str, second: u32, stage: &str, more: &str) -> Entry {
         let json = format!(
@@ -239,7 +239,7 @@ mod tests {
                 "requestReceivedTimestamp":"2026-01-02T03:04:{second:02}.000000Z"{more}}}"#
         );
         let event = Event::from_json(json.as_bytes()).unwrap();
-        Entry { event, place: Place { file: "x".into(), line: u64::from(second) } }
+        Entry { event, place: Place { file: "x".into(), at: At::Line(u64::from(second)) } }
     }
 
     fn ids(requests: Requests) -> Vec<String> {

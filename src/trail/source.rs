@@ -8,16 +8,16 @@
 
 use std::collections::{BTreeSet, HashSet};
 use std::fs::{self, File};
-use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom};
-use std::os::unix::fs::MetadataExt;
+use std::io::{self, BufRead, Read};
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
+use flate2::read::MultiGzDecoder;
 use jiff::{SignedDuration, Timestamp};
 
 use super::glance::Glance;
 use super::query::Query;
-use super::read::{self, Coverage, Sink};
-use super::sieve::Sieve;
+use super::read::GZIP;
 
 /// A log that is open and can be read from its beginning, as often as a question needs.
 #[derive(Debug)]
@@ -27,12 +27,17 @@ pub struct Log {
     file: Option<File>,
 }
 
-/// Part of a log.
-struct Part {
-    /// First byte, and the first one after the part.
-    bytes: (u64, u64),
-    /// The number of its first line.
-    line: u64,
+/// The part of a log that a question can be about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Part {
+    /// Nothing of it.
+    Nothing,
+    /// All of a compressed log of so many bytes.
+    Packed(u64),
+    /// All of something that does not know its size.
+    Stream,
+    /// These bytes of a plain log: the first, and the first one after.
+    Bytes(u64, u64),
 }
 
 /// How far from its place an event is looked for: lines of concurrent requests are not in order.
@@ -89,47 +94,16 @@ pub fn open(paths: &[PathBuf]) -> Result<Vec<Log>, Unreadable> {
 }
 
 impl Log {
-    /// Reads what a query asks of the log; see [`read::read`].
-    pub fn read(
-        &mut self,
-        standard_input: &mut dyn BufRead,
-        query: &Query,
-        sieve: &Sieve,
-        coverage: &mut Coverage,
-        sink: &mut impl Sink,
-    ) {
-        if let Err(error) = self.try_read(standard_input, query, sieve, coverage, sink) {
-            coverage.unreadable(&self.name, &error);
+    /// Copies standard input into a file without a name, if that is what this log is.
+    ///
+    /// # Errors
+    /// Standard input's, or the disk's.
+    pub fn spool(&mut self, standard_input: &mut dyn BufRead) -> io::Result<()> {
+        if self.file.is_none() {
+            let mut copy = tempfile::tempfile()?;
+            io::copy(standard_input, &mut copy)?;
+            self.file = Some(copy);
         }
-    }
-
-    fn try_read(
-        &mut self,
-        standard_input: &mut dyn BufRead,
-        query: &Query,
-        sieve: &Sieve,
-        coverage: &mut Coverage,
-        sink: &mut impl Sink,
-    ) -> io::Result<()> {
-        let file = match &mut self.file {
-            Some(file) => file,
-            unread => {
-                let mut copy = tempfile::tempfile()?;
-                io::copy(standard_input, &mut copy)?;
-                unread.insert(copy)
-            }
-        };
-        // Written to for the last time before the window begins.
-        if let (Some(since), Ok(written)) = (query.since, file.metadata()?.modified())
-            && Timestamp::try_from(written).is_ok_and(|written| written < since - MARGIN)
-        {
-            return Ok(());
-        }
-        let part = part(file, query)?;
-        file.seek(SeekFrom::Start(part.bytes.0))?;
-        let input = file.take(part.bytes.1 - part.bytes.0);
-        // The reader takes whole blocks; this buffer only serves the unpacking of compressed logs.
-        read::read(&self.name, part.line, BufReader::with_capacity(64 << 10, input), sieve, coverage, sink);
         Ok(())
     }
 
@@ -137,71 +111,96 @@ impl Log {
     pub fn name(&self) -> &str {
         &self.name
     }
+
+    /// The log's bytes from one offset on.
+    pub(super) fn at(&self, offset: u64) -> From<'_> {
+        From { file: self.file.as_ref(), offset }
+    }
+
+    /// The part of a log that a window of time can be in. All of it, unless samples all over it are lines of one event
+    /// each with times in order.
+    pub(super) fn part(&self, query: &Query) -> io::Result<Part> {
+        let Some(file) = &self.file else { return Ok(Part::Nothing) };
+        let metadata = file.metadata()?;
+        let len = metadata.len();
+        // Written to for the last time before the window begins.
+        if let (Some(since), Ok(written)) = (query.since, metadata.modified())
+            && Timestamp::try_from(written).is_ok_and(|written| written < since - MARGIN)
+        {
+            return Ok(Part::Nothing);
+        }
+        if len == 0 {
+            return Ok(Part::Stream);
+        }
+        let mut head = [0];
+        if self.at(0).read(&mut head)? == 1 && head[0] == GZIP {
+            let begun = query.until.and_then(|_| first_time(MultiGzDecoder::new(self.at(0))));
+            let late = begun.zip(query.until).is_some_and(|(begun, until)| begun - MARGIN > until);
+            return Ok(if late { Part::Nothing } else { Part::Packed(len) });
+        }
+        let whole = Part::Bytes(0, len);
+        if (query.since.is_none() && query.until.is_none()) || len < SAMPLES * (256 << 10) {
+            return Ok(whole);
+        }
+        let mut samples = Vec::new();
+        for at in (0..SAMPLES).map(|sample| len / SAMPLES * sample) {
+            match self.sample(at)? {
+                Some(sample) => samples.push(sample),
+                None => return Ok(whole),
+            }
+        }
+        if !samples.is_sorted_by(|(_, before), (_, after)| *before <= *after + MARGIN) {
+            return Ok(whole);
+        }
+        let before = |time: &Timestamp| query.since.is_some_and(|since| *time + MARGIN < since);
+        let after = |time: &Timestamp| query.until.is_some_and(|until| *time - MARGIN > until);
+        let first = samples.iter().rev().find(|(_, time)| before(time)).map_or(0, |(at, _)| *at);
+        let end = samples.iter().find(|(_, time)| after(time)).map_or(len, |(at, _)| *at);
+        Ok(if end > first { Part::Bytes(first, end) } else { Part::Nothing })
+    }
+
+    /// Where the first line behind this offset begins, and the time of its event.
+    fn sample(&self, at: u64) -> io::Result<Option<(u64, Timestamp)>> {
+        let mut block = Vec::new();
+        self.at(at).take(64 << 10).read_to_end(&mut block)?;
+        let begin =
+            if at == 0 { Some(0) } else { memchr::memmem::find(&block, b"}\n{\"").map(|end| end + 2) };
+        let line = begin.and_then(|begin| {
+            let line = &block[begin..];
+            memchr::memchr(b'\n', line).map(|end| (begin, &line[..end]))
+        });
+        Ok(line.and_then(|(begin, line)| {
+            let time = Glance::of(line)?.stage_time()?;
+            Some((at + begin as u64, time))
+        }))
+    }
 }
 
-/// The part of a log that a window of time can be in. All of it, unless samples all over it are lines of one event
-/// each with times in order.
-fn part(file: &mut File, query: &Query) -> io::Result<Part> {
-    let len = file.metadata()?.len();
-    // What is appended from now on is for the next question, but for a file that cannot tell its size.
-    let whole = Part { bytes: (0, if len == 0 { u64::MAX } else { len }), line: 1 };
-    if (query.since.is_none() && query.until.is_none()) || len < SAMPLES * (256 << 10) {
-        return Ok(whole);
-    }
-    let mut samples = Vec::new();
-    for at in (0..SAMPLES).map(|sample| len / SAMPLES * sample) {
-        match sample(file, at)? {
-            Some(sample) => samples.push(sample),
-            None => return Ok(whole),
-        }
-    }
-    if !samples.is_sorted_by(|(_, before), (_, after)| *before <= *after + MARGIN) {
-        return Ok(whole);
-    }
-    let before = |time: &Timestamp| query.since.is_some_and(|since| *time + MARGIN < since);
-    let after = |time: &Timestamp| query.until.is_some_and(|until| *time - MARGIN > until);
-    let first = samples.iter().rev().find(|(_, time)| before(time)).map_or(0, |(at, _)| *at);
-    let end = samples.iter().find(|(_, time)| after(time)).map_or(whole.bytes.1, |(at, _)| *at);
-    Ok(Part { bytes: (first, end.max(first)), line: 1 + lines(file, first)? })
+/// The time of the first event, where that is on a line of its own and not far.
+fn first_time(input: impl Read) -> Option<Timestamp> {
+    let mut block = Vec::new();
+    input.take(64 << 10).read_to_end(&mut block).ok()?;
+    Glance::of(&block[..memchr::memchr(b'\n', &block)?])?.stage_time()
 }
 
-/// Where the first line behind this offset begins, and the time of its event.
-fn sample(file: &mut File, at: u64) -> io::Result<Option<(u64, Timestamp)>> {
-    let mut block = vec![0; 64 << 10];
-    file.seek(SeekFrom::Start(at))?;
-    let mut len = 0;
-    while len < block.len() {
-        match file.read(&mut block[len..])? {
-            0 => break,
-            got => len += got,
-        }
-    }
-    let block = &block[..len];
-    let begin = if at == 0 { Some(0) } else { memchr::memmem::find(block, b"}\n{\"").map(|end| end + 2) };
-    let line = begin.and_then(|begin| {
-        let line = &block[begin..];
-        memchr::memchr(b'\n', line).map(|end| (begin, &line[..end]))
-    });
-    Ok(line.and_then(|(begin, line)| {
-        let time = Glance::of(line)?.stage_time()?;
-        Some((at + begin as u64, time))
-    }))
+/// A log's bytes from somewhere on; any number of these may read at once.
+#[derive(Debug)]
+pub(super) struct From<'a> {
+    file: Option<&'a File>,
+    offset: u64,
 }
 
-/// How many lines end before this offset.
-fn lines(file: &mut File, end: u64) -> io::Result<u64> {
-    file.seek(SeekFrom::Start(0))?;
-    let (mut block, mut left, mut count) = (vec![0; 256 << 10], end, 0);
-    while left > 0 {
-        let want = block.len().min(usize::try_from(left).unwrap_or(usize::MAX));
-        let got = file.read(&mut block[..want])?;
-        if got == 0 {
-            break;
-        }
-        count += memchr::memchr_iter(b'\n', &block[..got]).count() as u64;
-        left -= got as u64;
+impl Read for From<'_> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let Some(file) = self.file else { return Ok(0) };
+        let got = match file.read_at(buf, self.offset) {
+            // A pipe by its name: it has no places.
+            Err(error) if error.kind() == io::ErrorKind::NotSeekable => (&mut &*file).read(buf)?,
+            got => got?,
+        };
+        self.offset += got as u64;
+        Ok(got)
     }
-    Ok(count)
 }
 
 #[derive(Default)]
@@ -261,6 +260,21 @@ impl Opening {
             self.refusals.push(Refusal::Io { path, error });
         }
     }
+}
+
+/// The live logs of a folder.
+pub(super) fn live_logs(folder: &Path) -> io::Result<Vec<PathBuf>> {
+    let names = in_order(names(folder)?);
+    Ok(names.iter().filter(|name| name.is_live()).map(|name| folder.join(&name.file)).collect())
+}
+
+/// The plain files that a live log was rotated to, oldest first.
+pub(super) fn rotated_logs(live: &Path) -> io::Result<Vec<PathBuf>> {
+    let folder = live.parent().filter(|folder| *folder != Path::new("")).unwrap_or(Path::new("."));
+    let base = live.file_name().unwrap_or_default().to_string_lossy();
+    let names = in_order(names(folder)?);
+    let ours = names.iter().filter(|name| name.base == base && !name.current && !name.packed);
+    Ok(ours.map(|name| folder.join(&name.file)).collect())
 }
 
 /// The regular files in a folder.

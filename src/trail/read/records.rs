@@ -79,6 +79,14 @@ pub(super) struct Records<R> {
     start: usize,
     end: usize,
     line: u64,
+    /// Where `start` is in the log, in bytes.
+    offset: u64,
+    /// Where to end: at the first border from here on, see [`BORDER`].
+    until: Option<u64>,
+    /// The byte before `start`.
+    last: u8,
+    /// The line before this one ended with `}`.
+    closed: bool,
     /// Only blanks so far on this line.
     at_line_start: bool,
     /// Blanks at the beginning of this line.
@@ -89,6 +97,10 @@ pub(super) struct Records<R> {
     damage_seen: bool,
 }
 
+/// Where a log can be cut in pieces: between these two brackets one record ends and the next begins, whatever came
+/// before. In a whole record there is a comma between them, and in a string no line end.
+const BORDER: &[u8] = b"}\n{";
+
 impl<R: Read> Records<R> {
     pub(super) fn new(input: R, limit: usize, line: u64) -> Self {
         Self {
@@ -98,6 +110,10 @@ impl<R: Read> Records<R> {
             start: 0,
             end: 0,
             line,
+            offset: 0,
+            until: None,
+            last: 0,
+            closed: false,
             at_line_start: true,
             indent: 0,
             inside: false,
@@ -106,9 +122,38 @@ impl<R: Read> Records<R> {
         }
     }
 
+    /// Ends at the first border at or after `until`, where the next piece begins. The input is at the log's beginning, or
+    /// at `offset`, two bytes before the piece: then what is before the first border belongs to the piece before.
+    ///
+    /// # Errors
+    /// The input's own.
+    pub(super) fn piece(&mut self, offset: Option<u64>, until: Option<u64>) -> io::Result<()> {
+        (self.offset, self.until) = (offset.unwrap_or(0), until);
+        let border = memchr::memmem::Finder::new(BORDER);
+        while offset.is_some() {
+            let unread = &self.buf[self.start..self.end];
+            if let Some(at) = border.find(unread) {
+                self.step(at + 2);
+                self.closed = true;
+                break;
+            }
+            self.step(unread.len().saturating_sub(2));
+            if !self.fill()? {
+                self.step(self.end - self.start);
+                break;
+            }
+        }
+        Ok(())
+    }
+
     /// The line that comes next, from 1.
     pub(super) fn line(&self) -> u64 {
         self.line
+    }
+
+    /// Where in the log what comes next is, in bytes.
+    pub(super) fn offset(&self) -> u64 {
+        self.offset
     }
 
     /// The next `len` bytes, of a record that `next` has announced.
@@ -119,7 +164,7 @@ impl<R: Read> Records<R> {
     /// Steps over the next `len` bytes.
     pub(super) fn consume(&mut self, len: usize) {
         self.line += memchr::memchr_iter(b'\n', self.bytes(len)).count() as u64;
-        self.start += len;
+        self.step(len);
         self.at_line_start = false;
         self.inside = false;
     }
@@ -127,7 +172,16 @@ impl<R: Read> Records<R> {
     /// Steps over the next `len` bytes, which are `count` whole lines.
     pub(super) fn consume_lines(&mut self, len: usize, count: u64) {
         self.line += count;
+        self.step(len);
+        self.closed |= len > 0;
+    }
+
+    fn step(&mut self, len: usize) {
+        if len > 0 {
+            self.last = self.buf[self.start + len - 1];
+        }
         self.start += len;
+        self.offset += len as u64;
     }
 
     /// The record known by its line's ends is not an event: have it scanned.
@@ -153,6 +207,10 @@ impl<R: Read> Records<R> {
                 self.lists.clear();
                 return Ok(if cut { Step::Damaged { line: self.line, what: CUT_SHORT } } else { Step::End });
             };
+            let is_border = byte == b'{' && self.closed && self.at_line_start && self.indent == 0;
+            if is_border && self.until.is_some_and(|until| self.offset >= until) {
+                return Ok(Step::End);
+            }
             match byte {
                 b'\n' => self.begin_line(),
                 b' ' | b'\t' | b'\r' => {
@@ -247,6 +305,7 @@ impl<R: Read> Records<R> {
     }
 
     fn begin_line(&mut self) {
+        self.closed = self.last == b'}';
         self.consume(1);
         self.at_line_start = true;
         self.indent = 0;
@@ -264,6 +323,9 @@ impl<R: Read> Records<R> {
                 break;
             }
             (len, count) = (end + 1, count + 1);
+            if self.until.is_some_and(|until| self.offset + len as u64 >= until) {
+                break;
+            }
         }
         (count > 0).then_some((len, count))
     }

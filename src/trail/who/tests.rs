@@ -83,7 +83,7 @@ fn chase(mut chase: Chase, log: &[u8]) -> Answer {
                 let mut coverage = Coverage::default();
                 let mut found = Vec::new();
                 let mut sink = Matching { query: &query, found: &mut found };
-                read::read("audit.log", 1, log, &query.sieve(), &mut coverage, &mut sink);
+                read::read("audit.log", log, &query.sieve(), &mut coverage, &mut sink);
                 found.iter().for_each(|entry| chase.see(entry));
                 chase.seen(coverage);
             }
