@@ -35,6 +35,7 @@ pub(crate) struct Cluster {
     names: Names,
     /// The images a new node gets; none in a cluster that was found running.
     archives: Vec<PathBuf>,
+    auditing: Auditing,
     /// Its nodes, n1 first.
     pub(crate) nodes: Vec<Node>,
 }
@@ -50,6 +51,15 @@ pub(crate) struct Wanted {
     pub(crate) lifetime: Lifetime,
 }
 
+/// What the API servers log from their first start on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Auditing {
+    /// Nothing, as kubeadm has it.
+    Off,
+    /// Everything at level Metadata, into the operator's default folder.
+    Metadata,
+}
+
 impl Cluster {
     /// The cluster that runs in this state folder.
     pub(crate) fn running(state: &State) -> Result<Self> {
@@ -59,16 +69,21 @@ impl Cluster {
         let nodes: Vec<Node> = numbers.map(|number| Node::new(state, &programs, number)).collect();
         ensure!(!nodes.is_empty(), "the hub runs but there is no node; `e2e down` and `e2e up`");
         let names = Names::ask(&programs)?;
-        Ok(Self { state: state.clone(), programs, names, archives: Vec::new(), nodes })
+        Ok(Self { state: state.clone(), programs, names, archives: Vec::new(), auditing: Auditing::Off, nodes })
     }
 
     /// Brings a cluster up in an empty state folder, and once more from scratch when that fails: what kubeadm
     /// does on a loaded machine is not what is tested here.
     pub(crate) fn up(state: &State, wanted: &Wanted) -> Result<Self> {
+        Self::up_with(state, wanted, Auditing::Off)
+    }
+
+    /// The same, with auditing as kubeadm sets it up.
+    pub(crate) fn up_with(state: &State, wanted: &Wanted, auditing: Auditing) -> Result<Self> {
         check_machine()?;
         let programs = Programs::find()?;
         let names = Names::ask(&programs)?;
-        let first = Self::bring_up(state, &programs, &names, wanted);
+        let first = Self::bring_up(state, &programs, &names, wanted, auditing);
         let Err(error) = first else { return first };
         if launch::is_closed() {
             return Err(error);
@@ -76,13 +91,19 @@ impl Cluster {
         say!("the bring-up failed, once more from scratch: {error:#}");
         evidence::collect(state, &programs, "bring-up", &format!("{error:#}\n"))?;
         teardown::down(state)?;
-        Self::bring_up(state, &programs, &names, wanted)
+        Self::bring_up(state, &programs, &names, wanted, auditing)
     }
 
-    fn bring_up(state: &State, programs: &Programs, names: &Names, wanted: &Wanted) -> Result<Self> {
+    fn bring_up(
+        state: &State,
+        programs: &Programs,
+        names: &Names,
+        wanted: &Wanted,
+        auditing: Auditing,
+    ) -> Result<Self> {
         let archives = image::make(programs, names, wanted.operator.as_deref(), &state.images())?;
         let (programs, names) = (programs.clone(), names.clone());
-        let mut cluster = Self { state: state.clone(), programs, names, archives, nodes: Vec::new() };
+        let mut cluster = Self { state: state.clone(), programs, names, archives, auditing, nodes: Vec::new() };
         // Where there are several, more can join.
         let balanced = if wanted.nodes > 1 { network::MOST_NODES } else { 1 };
         hub::up(state, balanced, wanted.lifetime)?;
@@ -101,6 +122,11 @@ impl Cluster {
         self.switch_on(&node, lifetime)?;
         for archive in &self.archives {
             node.run("ctr", &["--namespace", "k8s.io", "images", "import", &archive.to_string_lossy()])?;
+        }
+        if self.auditing == Auditing::Metadata {
+            let policy = node.path(kubeadm::AUDIT_POLICY);
+            fs::create_dir_all(policy.parent().context("a path below /")?)?;
+            fs::write(&policy, kubeadm::METADATA_FOR_ALL)?;
         }
         if node.number == 1 {
             self.init(&node)?
@@ -141,6 +167,17 @@ impl Cluster {
     /// kubectl, still without arguments.
     pub(crate) fn kubectl_command(&self) -> Result<Command> {
         self.command(&self.program("kubectl")?)
+    }
+
+    /// Credentials of a client certificate that no role knows of yet, as a kubeconfig for one node's API server.
+    pub(crate) fn user(&self, name: &str, node: &Node) -> Result<PathBuf> {
+        let configuration = node.folder().join("kubeadm-client.yaml");
+        let words = ["kubeconfig", "user", "--client-name", name, "--config", &configuration.to_string_lossy()];
+        let by_name = format!("https://{}:{}", network::CONTROL_PLANE, network::API_PORT);
+        let by_address = format!("https://{}:{}", node.address(), network::API_PORT);
+        let path = node.folder().join(format!("kubeconfig-{name}"));
+        write_secret(&path, &node.run("kubeadm", &words)?.replace(&by_name, &by_address))?;
+        Ok(path)
     }
 
     /// kubectl to its end; gives what it printed.
@@ -194,7 +231,11 @@ impl Cluster {
     fn init(&self, node: &Node) -> Result<()> {
         let version = &self.names.version;
         say!("{}: kubeadm init, Kubernetes {version}", node.name);
-        self.run_kubeadm(node, &kubeadm::init(version), &["init", "--skip-phases=addon", "--upload-certs"])?;
+        let configuration = match self.auditing {
+            Auditing::Off => kubeadm::init(version),
+            Auditing::Metadata => kubeadm::init_audited(version),
+        };
+        self.run_kubeadm(node, &configuration, &["init", "--skip-phases=addon", "--upload-certs"])?;
         // The name of the control plane is only known on the nodes; its certificate has this address too.
         let admin = fs::read_to_string(node.path("/etc/kubernetes/admin.conf"))?;
         let by_name = format!("https://{}:{}", network::CONTROL_PLANE, network::API_PORT);

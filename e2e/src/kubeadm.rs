@@ -54,6 +54,31 @@ imageGCHighThresholdPercent: 100
     )
 }
 
+/// Where the policy of [`init_audited`] is on each node.
+pub(crate) const AUDIT_POLICY: &str = "/etc/kubernetes/audit-policy.yaml";
+/// That policy.
+pub(crate) const METADATA_FOR_ALL: &str = "apiVersion: audit.k8s.io/v1
+kind: Policy
+omitStages: [RequestReceived]
+rules: [{level: Metadata}]
+";
+
+/// The same with auditing, which the other nodes get from kubeadm-config when they join.
+pub(crate) fn init_audited(version: &str) -> String {
+    let audited = format!(
+        "kubernetesVersion: {version}
+apiServer:
+  extraArgs:
+  - {{name: audit-policy-file, value: {AUDIT_POLICY}}}
+  - {{name: audit-log-path, value: /var/log/kubernetes/audit/audit.log}}
+  extraVolumes:
+  - {{name: audit-log, hostPath: /var/log/kubernetes/audit, mountPath: /var/log/kubernetes/audit, pathType: DirectoryOrCreate}}
+  - {{name: audit-policy, hostPath: {AUDIT_POLICY}, mountPath: {AUDIT_POLICY}, pathType: File, readOnly: true}}
+"
+    );
+    init(version).replace(&format!("kubernetesVersion: {version}\n"), &audited)
+}
+
 /// The configuration of `kubeadm join` of another control-plane node.
 pub(crate) fn join(number: u8) -> String {
     let (registration, address) = (registration(number), network::address(number));

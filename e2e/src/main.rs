@@ -134,6 +134,9 @@ enum Verb {
     /// Set this machine's clock into the future until standard input is closed
     #[command(hide = true)]
     ShiftClock { seconds: u32 },
+    /// How long an API server takes to answer, for some seconds: the median, the 99th percentile, the failures
+    #[command(hide = true)]
+    Latency { address: SocketAddr, seconds: u64 },
     /// Be a node's PID 1
     #[command(hide = true)]
     NodeInit {
@@ -222,6 +225,9 @@ fn run(verb: Verb) -> Result<ExitCode> {
         Verb::Hub { state: _, nodes } => hub::serve(nodes)?,
         Verb::Probe { address, path } => probe::run(address, &path)?,
         Verb::ShiftClock { seconds } => clock::run(seconds)?,
+        Verb::Latency { address, seconds } => {
+            probe::latency(address, std::time::Duration::from_secs(seconds))?
+        }
         Verb::NodeInit { state, name, pause_image, programs } => {
             let number = network::number(&name).with_context(|| format!("{name} is no node's name"))?;
             let folder = State::at(&state)?.node(&name);

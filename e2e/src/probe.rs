@@ -101,6 +101,30 @@ pub(crate) fn run(to: SocketAddr, path: &str) -> Result<()> {
     Ok(())
 }
 
+/// `e2e latency`: one request after the other on a connection that stays; in milliseconds.
+pub(crate) fn latency(to: SocketAddr, time: Duration) -> Result<()> {
+    let (client, end) = (Client::new()?, Instant::now() + time);
+    let (mut connection, mut taken, mut failed) = (None, Vec::new(), 0);
+    while Instant::now() < end {
+        let begun = Instant::now();
+        match ask(&client, &mut connection, to, "/readyz") {
+            Ok(200) => taken.push(begun.elapsed().as_secs_f64() * 1e3),
+            Ok(_) => failed += 1,
+            Err(_) => {
+                failed += 1;
+                connection = None;
+            }
+        }
+        thread::sleep(Duration::from_millis(5));
+    }
+    taken.sort_by(f64::total_cmp);
+    let at = |share: usize| taken.get((taken.len() * share / 100).min(taken.len().saturating_sub(1)));
+    let (median, p99) =
+        (at(50).context("no request was answered")?, at(99).context("no request was answered")?);
+    writeln!(stdout(), "{median} {p99} {failed}")?;
+    Ok(())
+}
+
 fn ask(client: &Client, connection: &mut Option<Connection>, to: SocketAddr, path: &str) -> Result<u16> {
     if connection.is_none() {
         *connection = Some(client.connect(to)?);

@@ -10,6 +10,7 @@ mod proof;
 mod rollout;
 mod story;
 mod trouble;
+mod who;
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -41,7 +42,7 @@ struct Test {
     run: fn(&Given) -> Result<()>,
 }
 
-const TESTS: [Test; 9] = [
+const TESTS: [Test; 10] = [
     Test { name: "disk", unasked: true, run: disk::run },
     Test { name: "bringup", unasked: true, run: bringup::run },
     Test { name: "trouble", unasked: false, run: trouble::run },
@@ -51,6 +52,7 @@ const TESTS: [Test; 9] = [
     Test { name: "fleet", unasked: false, run: fleet::run },
     Test { name: "proof", unasked: false, run: proof::run },
     Test { name: "relief", unasked: false, run: rollout::relief },
+    Test { name: "who", unasked: true, run: who::run },
 ];
 
 /// Runs the tests whose names contain `filter`, and closes with `N passed, N failed` on standard output. Whether all
