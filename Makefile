@@ -22,7 +22,7 @@ IMAGE ?= audit-operator:$(shell sed -n '0,/^version = "\(.*\)"/s//\1/p' Cargo.to
 
 say = @printf '\033[2m[make]\033[0m %s\n' '$(1)'
 
-.PHONY: help build static image test lint fmt clippy unit deny chart generate check-generated bench k8s e2e outage faults demo down
+.PHONY: help build static image test lint fmt clippy unit deny chart generate check-generated bench bench-who fuzz k8s e2e outage faults demo down
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "%-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -37,7 +37,7 @@ static: ## Build both programs as static release binaries
 image: static ## Make the container image $IMAGE with docker, podman or buildah
 	@.ci/image '$(IMAGE)' '$(STATIC)/audit-operator'
 
-test: lint unit check-generated ## Everything that needs no root
+test: lint unit check-generated fuzz ## Everything that needs no root
 
 lint: fmt clippy deny chart ## Formatting, clippy, licences and sources, the chart
 
@@ -73,6 +73,29 @@ check-generated: $(HELM) ## Fail when something generated is not committed as it
 bench: ## Run the benchmarks
 	$(call say,benchmarks)
 	@cargo bench --locked --bench '*'
+
+# What is generated, found and installed for these two lies in the cache.
+BENCH := $(CACHE)/bench-who
+SIZE ?= 1e9
+RUNS ?= 5
+DUCKDB_VERSION := 2.0.1
+bench-who: static ## How quick `kubectl audit` is on 1 GB of log, beside ripgrep, jq and DuckDB: lines `who NAME ratio=R limit=L`
+	@for tool in rg jq; do command -v $$tool >/dev/null || { apt-get install --yes --quiet ripgrep jq && break; }; done
+	@[ -x $(BENCH)/python-$(DUCKDB_VERSION)/bin/python ] || { python3 -m venv $(BENCH)/python-$(DUCKDB_VERSION) \
+	  && $(BENCH)/python-$(DUCKDB_VERSION)/bin/pip install --quiet duckdb==$(DUCKDB_VERSION); }
+	@$(BENCH)/python-$(DUCKDB_VERSION)/bin/python benches/who.py --program '$(STATIC)/kubectl-audit' --folder $(BENCH)/log --size $(SIZE) --runs $(RUNS)
+
+SECONDS ?= 20
+# Named, so that the flags are not for build scripts and macros too.
+HOST = $(shell rustc -vV | sed -n 's/^host: //p')
+FUZZ_FLAGS := -Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 -Cllvm-args=-sanitizer-coverage-inline-8bit-counters \
+  -Cllvm-args=-sanitizer-coverage-pc-table -Cllvm-args=-simplifycfg-branch-fold-threshold=0 -Ccodegen-units=1 --cfg fuzzing
+fuzz: ## Fuzz the log reader for $SECONDS (20) seconds; SECONDS=600 is the long form
+	$(call say,fuzzing the log reader for $(SECONDS) s)
+	@mkdir -p $(CACHE)/fuzz/reader fuzz/artifacts
+	@RUSTFLAGS='$(FUZZ_FLAGS)' cargo build --quiet --locked --release --manifest-path fuzz/Cargo.toml --target-dir '$(CACHE)/fuzz/target' --target $(HOST)
+	@'$(CACHE)/fuzz/target/$(HOST)/release/reader' -max_total_time=$(SECONDS) -dict=fuzz/reader.dict -artifact_prefix=fuzz/artifacts/ -max_len=16384 \
+	  -timeout=20 -print_final_stats=1 '$(CACHE)/fuzz/reader' fuzz/seeds 2>&1 | tail -n 14
 
 k8s: ## Build the programs of the test bed (kubeadm and its control plane)
 	@e2e/k8s/build
