@@ -218,7 +218,7 @@ mod tests {
     #[test]
     fn what_a_crash_has_joined_is_left_to_the_general_parser() {
         let written = WRITTEN.replace("\\\\", "\\");
-        for cut in [100, 500, 900, 980] {
+        for cut in [100, 500, 800, written.len() - 100] {
             let joined = format!("{}{written}", &written[..cut]);
             assert!(!check_both(joined.as_bytes()), "{joined}");
             assert!(Glance::of(joined.as_bytes()).is_none());
