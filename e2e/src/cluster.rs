@@ -69,7 +69,14 @@ impl Cluster {
         let nodes: Vec<Node> = numbers.map(|number| Node::new(state, &programs, number)).collect();
         ensure!(!nodes.is_empty(), "the hub runs but there is no node; `e2e down` and `e2e up`");
         let names = Names::ask(&programs)?;
-        Ok(Self { state: state.clone(), programs, names, archives: Vec::new(), auditing: Auditing::Off, nodes })
+        Ok(Self {
+            state: state.clone(),
+            programs,
+            names,
+            archives: Vec::new(),
+            auditing: Auditing::Off,
+            nodes,
+        })
     }
 
     /// Brings a cluster up in an empty state folder, and once more from scratch when that fails: what kubeadm
@@ -103,7 +110,8 @@ impl Cluster {
     ) -> Result<Self> {
         let archives = image::make(programs, names, wanted.operator.as_deref(), &state.images())?;
         let (programs, names) = (programs.clone(), names.clone());
-        let mut cluster = Self { state: state.clone(), programs, names, archives, auditing, nodes: Vec::new() };
+        let mut cluster =
+            Self { state: state.clone(), programs, names, archives, auditing, nodes: Vec::new() };
         // Where there are several, more can join.
         let balanced = if wanted.nodes > 1 { network::MOST_NODES } else { 1 };
         hub::up(state, balanced, wanted.lifetime)?;
@@ -172,7 +180,8 @@ impl Cluster {
     /// Credentials of a client certificate that no role knows of yet, as a kubeconfig for one node's API server.
     pub(crate) fn user(&self, name: &str, node: &Node) -> Result<PathBuf> {
         let configuration = node.folder().join("kubeadm-client.yaml");
-        let words = ["kubeconfig", "user", "--client-name", name, "--config", &configuration.to_string_lossy()];
+        let words =
+            ["kubeconfig", "user", "--client-name", name, "--config", &configuration.to_string_lossy()];
         let by_name = format!("https://{}:{}", network::CONTROL_PLANE, network::API_PORT);
         let by_address = format!("https://{}:{}", node.address(), network::API_PORT);
         let path = node.folder().join(format!("kubeconfig-{name}"));
