@@ -21,7 +21,12 @@ const SOON: Duration = Duration::from_secs(60);
 impl Node {
     /// The processes of the node for which `is_it` holds of their arguments.
     pub(crate) fn processes(&self, is_it: impl Fn(&[String]) -> bool) -> Result<Vec<process::Id>> {
-        let mut found: Vec<_> = process::tree(self.init()?).into_iter().collect();
+        let init = self.init()?;
+        let mut found = process::tree(init);
+        // What was started there from outside is nobody's child on the node.
+        let namespace = process::namespace(init, "pid");
+        found.extend(process::all().into_iter().filter(|&id| process::namespace(id, "pid") == namespace));
+        let mut found: Vec<_> = found.into_iter().collect();
         found.retain(|&id| process::arguments(id).is_some_and(|arguments| is_it(&arguments)));
         Ok(found)
     }
