@@ -147,7 +147,7 @@ impl Bed {
     fn whole(&self, before: &[String], expected: &Expected) -> Result<()> {
         for (node, before) in self.cluster.nodes.iter().zip(before) {
             let allowed = match (expected.everywhere, &expected.only) {
-                (Some(days), _) => vec![operator::with_max_age(before, days)?],
+                (Some(days), _) => vec![self.changed_to(node, days)?],
                 (None, _) if node.number != self.node().number => vec![before.clone()],
                 (None, Some(only)) => vec![only.clone()],
                 (None, None) => [&expected.manifests[..], std::slice::from_ref(before)].concat(),
@@ -156,6 +156,13 @@ impl Bed {
             operator::whole(&self.cluster, node, &allowed)?;
         }
         Ok(())
+    }
+
+    /// The manifest of a node that was changed to this age; another revision is in it, too.
+    fn changed_to(&self, node: &Node, days: u32) -> Result<String> {
+        let manifest = fs::read_to_string(node.path(MANIFEST))?;
+        ensure!(manifest == operator::with_max_age(&manifest, days)?, "{} has not {days} days", node.name);
+        Ok(manifest)
     }
 
     /// Gives an order by hand, waits until it is in a state, and does the fault.
@@ -210,7 +217,8 @@ impl Bed {
         })
     }
 
-    fn newest_order(&self) -> Result<Given> {
+    /// The order on the node's disk.
+    pub(super) fn newest_order(&self) -> Result<Given> {
         let path = self.node().path(&format!("{}/order.json", operator::STATE));
         let order: Value = serde_json::from_slice(&fs::read(path)?)?;
         let text = |field: &str| order[field].as_str().with_context(|| format!("an order has a {field}"));

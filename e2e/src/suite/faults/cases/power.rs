@@ -5,7 +5,7 @@ use anyhow::Result;
 use crate::suite::faults::bed::Bed;
 use crate::suite::faults::order::{Change, Rehearsal};
 
-use super::surroundings::{Alive, kill_new_server};
+use super::surroundings::{Alive, kill_new_server, new_server};
 use super::{Case, EITHER, REFUSED, ROLLED_BACK, SETTLED, case, stand_in};
 
 pub(super) const CASES: &[Case] = &[
@@ -26,6 +26,13 @@ pub(super) const CASES: &[Case] = &[
     })
     .on_both()
     .in_ci(3),
+    case("power-cut-started", "power cut when the new API server runs, and is not ready yet", SETTLED, |b| {
+        b.order(Change::Good, Rehearsal::Auto, "verifying", |b| {
+            new_server(b, Alive::Runs)?;
+            b.power_cut()
+        })
+    })
+    .on_both(),
     case("power-cut-ending", "power cut while the stand-in is taken away", SETTLED, |b| {
         b.order(Change::Good, Rehearsal::Auto, "ending", Bed::power_cut)
     })

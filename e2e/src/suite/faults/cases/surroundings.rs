@@ -151,19 +151,27 @@ pub(super) enum Alive {
 
 /// Kills the API server that comes after the one that runs, once it is so far.
 pub(super) fn kill_new_server(bed: &Bed, when: Alive) -> Result<()> {
+    process::kill(new_server(bed, when)?, is_live)
+}
+
+fn is_live(arguments: &[String]) -> bool {
+    is_program(arguments, "kube-apiserver") && !is_stand_in(arguments)
+}
+
+/// Waits for the API server that comes after the one that runs.
+pub(super) fn new_server(bed: &Bed, when: Alive) -> Result<process::Id> {
     let node = bed.node();
     let old = servers(node)?;
     let end = Instant::now() + PATIENCE;
-    let live = |arguments: &[String]| is_program(arguments, "kube-apiserver") && !is_stand_in(arguments);
     loop {
-        let new = node.processes(live)?.into_iter().find(|id| !old.contains(id));
+        let new = node.processes(is_live)?.into_iter().find(|id| !old.contains(id));
         let far = match new {
             None => false,
             Some(_) if when == Alive::Runs => true,
             Some(id) => listens(node, id)? && bed.cluster.api_is_ready(node)?,
         };
         if let Some(id) = new.filter(|_| far) {
-            return process::kill(id, live);
+            return Ok(id);
         }
         ensure!(Instant::now() < end, "there is no new API server");
         // Not with the pauses of `wait`: the first second of a server is short.
