@@ -198,6 +198,14 @@ pub(super) fn ready(cluster: &Cluster) -> Result<()> {
     })
 }
 
+/// A node that can be down while the operator goes on: kubectl asks the first, and a controller that is down says nothing.
+pub(super) fn node_to_lose(cluster: &Cluster) -> Result<&Node> {
+    let controller = ["get", "pods", "-n", NAMESPACE, "-l", "app.kubernetes.io/component=controller"];
+    let controller = [&controller[..], &["--output=jsonpath={.items[*].spec.nodeName}"]].concat();
+    let controller = cluster.kubectl(&controller)?;
+    cluster.nodes[1..].iter().find(|node| node.name != controller).context("there is no other node")
+}
+
 /// The processes of kube-apiserver on a node: the live one and a stand-in.
 pub(super) fn servers(node: &Node) -> Result<Vec<process::Id>> {
     node.processes(|arguments| is_program(arguments, "kube-apiserver"))

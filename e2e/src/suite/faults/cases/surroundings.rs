@@ -4,7 +4,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 
 use crate::fault::is_program;
 use crate::launch::Lifetime;
@@ -12,7 +12,7 @@ use crate::node::Node;
 use crate::suite::faults::PATIENCE;
 use crate::suite::faults::bed::Bed;
 use crate::suite::faults::order::{Change, Rehearsal};
-use crate::suite::operator::{self, Journal, LOGS, MANIFEST, MANIFESTS, NAMESPACE, Wish, servers};
+use crate::suite::operator::{self, Journal, LOGS, MANIFEST, MANIFESTS, Wish, servers};
 use crate::{process, wait};
 
 use super::stand_in::{is_stand_in, listens};
@@ -228,11 +228,7 @@ impl<'a> AgentCut<'a> {
 fn node_down(bed: &Bed) -> Result<Expected> {
     let nodes = &bed.cluster.nodes;
     let orders = || nodes.iter().map(|n| Ok(Journal::of(n)?.map(|j| j.order))).collect::<Result<Vec<_>>>();
-    let controller = ["get", "pods", "-n", NAMESPACE, "-l", "app.kubernetes.io/component=controller"];
-    let controller = [&controller[..], &["--output=jsonpath={.items[*].spec.nodeName}"]].concat();
-    let controller = bed.cluster.kubectl(&controller)?;
-    // kubectl asks the first, and a controller that is down says nothing.
-    let down = nodes[1..].iter().find(|node| node.name != controller).context("no other node")?;
+    let down = operator::node_to_lose(&bed.cluster)?;
     down.cut()?;
     let (before, days) = (orders()?, bed.next());
     operator::wish(&bed.cluster, Wish::now(days))?;
