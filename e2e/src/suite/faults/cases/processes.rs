@@ -84,7 +84,8 @@ fn at_every_state(bed: &Bed, verbs: &[&str]) -> Result<()> {
         }
         if journal.is_some_and(|journal| journal.is_final()) {
             bed.note(format!("{killed} killed"));
-            ensure!(killed > 3, "too few were there to be killed");
+            // The kubelet makes one that ends again and again wait for longer and longer: it is not there in every state.
+            ensure!(killed > 1, "too few were there to be killed");
             return Ok(());
         }
         ensure!(Instant::now() < end, "it does not end; it is {seen}");
