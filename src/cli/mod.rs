@@ -75,7 +75,7 @@ pub fn main(verb: impl FnOnce(&mut Streams<'_>) -> anyhow::Result<u8>) -> std::p
     let mut out = BufWriter::new(stdout().lock());
     let color =
         stdout().is_terminal() && anstream::AutoStream::choice(&stdout()) != anstream::ColorChoice::Never;
-    // Standard error is not locked: progress is shown there by whatever thread has some.
+    // Standard error is not locked: other threads write there, such as the one that has the API server\'s port.
     let mut streams = Streams { input: &mut stdin().lock(), out: &mut out, err: &mut stderr(), color };
     let outcome = verb(&mut streams).and_then(|code| Ok(streams.out.flush().map(|()| code)?));
     match outcome {
@@ -91,4 +91,23 @@ pub fn main(verb: impl FnOnce(&mut Streams<'_>) -> anyhow::Result<u8>) -> std::p
 
 fn is_broken_pipe(error: &anyhow::Error) -> bool {
     error.downcast_ref::<std::io::Error>().is_some_and(|e| e.kind() == std::io::ErrorKind::BrokenPipe)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The forwarder of an install logged from its thread, waited for the lock of this one for ever, and kept the API
+    /// server's port.
+    #[test]
+    fn other_threads_can_write_to_standard_error_meanwhile() {
+        let mut written = false;
+        main(|_| {
+            let (done, waits) = std::sync::mpsc::channel();
+            std::thread::spawn(move || done.send(writeln!(std::io::stderr(), "a line of a log").is_ok()));
+            written = waits.recv_timeout(std::time::Duration::from_secs(10))?;
+            Ok(OK)
+        });
+        assert!(written, "standard error is locked");
+    }
 }
