@@ -2,9 +2,12 @@
 //! loses its lease, and an agent's token is stolen. On three control-plane nodes, the third of which joins late.
 
 use std::fs;
-use std::io::Write as _;
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::process::{Child, Stdio};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -26,6 +29,9 @@ use super::operator::{self, CHANGE, Journal, MANIFEST, NAMESPACE};
 /// The folder of the audit log.
 const LOGS: &str = "/var/log/kubernetes/audit";
 const CONTROLLER: &str = "system:serviceaccount:audit-operator:audit-operator-controller";
+const NO_SOAK: &str = "minReadySeconds: 0";
+/// Seconds; longer than a controller takes to start.
+const SOAK: i64 = 40;
 /// What is watched for is written within a fraction of a second; what must not be written is waited for this long.
 const HELD: Duration = Duration::from_secs(15);
 
@@ -43,12 +49,12 @@ pub(super) fn run(given: &Given) -> Result<()> {
     lease_lost(&cluster)
 }
 
-/// What is wanted; `rollout` is YAML beside the soak, which is none.
+/// What is wanted; `rollout` is the section of that name, in YAML.
 fn wish(cluster: &Cluster, days: u32, rollout: &str) -> Result<()> {
     let object = format!(
         "apiVersion: audit-operator.dev/v1alpha1\nkind: AuditConfiguration\nmetadata: {{name: default}}\nspec:\n  \
          policy: {{inline: {{rules: [{{level: Metadata}}]}}}}\n  log: {{maxAge: {days}, maxBackups: 2, maxSize: 20}}\n  \
-         rollout: {{minReadySeconds: 0{rollout}}}\n"
+         rollout: {{{rollout}}}\n"
     );
     wait::until("kubectl apply", CHANGE, || {
         let mut command = cluster.kubectl_command()?;
@@ -99,8 +105,8 @@ fn being_changed(cluster: &Cluster, days: u32) -> Result<&Node> {
     })
 }
 
-/// Requires that of the newest installs no two overlapped.
-fn one_at_a_time(cluster: &Cluster) -> Result<()> {
+/// Requires that of the newest installs each began when the one before had been over for this many seconds.
+fn one_at_a_time(cluster: &Cluster, soak: i64) -> Result<()> {
     let mut spans: Vec<(Timestamp, Timestamp, &str)> = Vec::new();
     for node in &cluster.nodes {
         let journal = Journal::of(node)?.with_context(|| format!("no journal on {}", node.name))?;
@@ -109,15 +115,22 @@ fn one_at_a_time(cluster: &Cluster) -> Result<()> {
     }
     spans.sort();
     for pair in spans.windows(2) {
-        ensure!(pair[0].1 <= pair[1].0, "{} and {} were changed at the same time", pair[0].2, pair[1].2);
+        let ((_, ended, before), (began, _, after)) = (pair[0], pair[1]);
+        // Kubernetes counts whole seconds.
+        let pause = began.duration_since(ended).as_secs_f64();
+        ensure!(
+            pause >= 0.0 && pause + 1.0 >= soak as f64,
+            "{after} was begun {pause:.1} s after {before} was changed, not {soak}"
+        );
     }
     Ok(())
 }
 
 /// Nothing is written before the revision is approved; each node says what it waits for; then it is.
 fn approval(cluster: &Cluster) -> Result<()> {
-    let started = Instant::now();
-    wish(cluster, 1, ", approval: Manual")?;
+    let objects = Watch::start(cluster, "auditcfg", "{.metadata.generation}")?;
+    let plans = Watch::start(cluster, "auditnodes", "{.metadata.name} {.status.plan.revision}")?;
+    wish(cluster, 1, &format!("{NO_SOAK}, approval: Manual"))?;
     let revision = wait::until("every node's plan", CHANGE, || {
         let wanted = text(&get(cluster, "auditcfg", "default")?, "/status/revision").to_owned();
         for node in &cluster.nodes {
@@ -130,9 +143,11 @@ fn approval(cluster: &Cluster) -> Result<()> {
         }
         Ok(Some(wanted))
     })?;
-    // kubectl's own time, which is most of it, included.
-    let seconds = started.elapsed().as_secs_f64();
-    writeln!(std::io::stdout(), "figure object-to-plan-seconds-with-kubectl {seconds:.1}")?;
+    let planned = |node: &Node| plans.first(&format!("{} {revision}", node.name));
+    let planned = cluster.nodes.iter().map(planned).collect::<Result<Vec<_>>>()?;
+    let last = planned.into_iter().max().context("no nodes")?;
+    let seconds = last.saturating_duration_since(objects.first("1")?).as_secs_f64();
+    writeln!(std::io::stdout(), "figure object-to-plan-seconds {seconds:.2}")?;
     let waits = |part: &str| {
         wait::until(&format!("`{part}` to be said"), CHANGE, || {
             let configuration = get(cluster, "auditcfg", "default")?;
@@ -146,7 +161,7 @@ fn approval(cluster: &Cluster) -> Result<()> {
     };
     let needed = format!("`spec.rollout.approvedRevision: {revision}`");
     waits(&needed)?;
-    wish(cluster, 1, ", approval: Manual, approvedRevision: 0123456789abcdef")?;
+    wish(cluster, 1, &format!("{NO_SOAK}, approval: Manual, approvedRevision: 0123456789abcdef"))?;
     let end = Instant::now() + HELD;
     wait::until("the time in which nothing may be written", CHANGE, || {
         Ok((Instant::now() > end).then_some(()))
@@ -155,18 +170,62 @@ fn approval(cluster: &Cluster) -> Result<()> {
     for node in &cluster.nodes {
         ensure!(Journal::of(node)?.is_none() && !has(node, 1)?, "{} was changed unapproved", node.name);
     }
-    wish(cluster, 1, &format!(", approval: Manual, approvedRevision: {revision}"))?;
+    wish(cluster, 1, &format!("{NO_SOAK}, approval: Manual, approvedRevision: {revision}"))?;
     all_have(cluster, 1)?;
-    one_at_a_time(cluster)?;
+    one_at_a_time(cluster, 0)?;
     say!("nothing was written before revision {revision} was approved");
     Ok(())
 }
 
+/// What a watch tells of objects of a kind, and when. Both ends of a time are seen so, for kubectl takes longer than what is
+/// measured.
+struct Watch {
+    kubectl: Child,
+    lines: Arc<Mutex<Vec<(Instant, String)>>>,
+}
+
+impl Watch {
+    /// Watches what `jsonpath` says of each object.
+    fn start(cluster: &Cluster, kind: &str, jsonpath: &str) -> Result<Self> {
+        let output = format!("--output=jsonpath={jsonpath}{{\"\\n\"}}");
+        let mut command = cluster.kubectl_command()?;
+        let mut kubectl = command
+            .args(["get", kind, "--watch", &output])
+            .stdout(Stdio::piped())
+            .spawn()
+            .context("kubectl")?;
+        let stdout = kubectl.stdout.take().context("its output is piped")?;
+        let lines = Arc::new(Mutex::new(Vec::new()));
+        let seen = lines.clone();
+        thread::spawn(move || {
+            for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+                seen.lock().unwrap_or_else(PoisonError::into_inner).push((Instant::now(), line));
+            }
+        });
+        Ok(Self { kubectl, lines })
+    }
+
+    /// When this was told for the first time.
+    fn first(&self, told: &str) -> Result<Instant> {
+        wait::until(&format!("a watch to tell `{told}`"), CHANGE, || {
+            let lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
+            Ok(lines.iter().find(|(_, line)| line == told).map(|(at, _)| *at))
+        })
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        let _ = self.kubectl.kill();
+        let _ = self.kubectl.wait();
+    }
+}
+
 /// A newer generation in the middle of a rollout, and a node that joins meanwhile.
 fn newer_generation_and_a_new_node(cluster: &mut Cluster) -> Result<()> {
-    wish(cluster, 2, "")?;
+    wish(cluster, 2, NO_SOAK)?;
     let first = being_changed(cluster, 2)?.name.clone();
-    wish(cluster, 3, "")?;
+    wish(cluster, 3, NO_SOAK)?;
     let third = cluster.add_node(Lifetime::OfThisProcess)?;
     all_have(cluster, 3)?;
     for node in &cluster.nodes {
@@ -181,7 +240,7 @@ fn newer_generation_and_a_new_node(cluster: &mut Cluster) -> Result<()> {
         };
         ensure!(backups == changes, "{} was changed {backups} times, not {changes}", node.name);
     }
-    one_at_a_time(cluster)?;
+    one_at_a_time(cluster, 0)?;
     let new = cluster.node(&third)?;
     let revision = text(&get(cluster, "auditcfg", "default")?, "/status/revision").to_owned();
     let time = |path: &str| -> Result<(i64, i64)> {
@@ -201,30 +260,29 @@ fn stolen_token(cluster: &Cluster) -> Result<()> {
     let (victim, thief, stolen) =
         (victim.name.as_str(), thief.name.as_str(), token_of_agent(cluster, thief)?);
     let unbound = cluster.kubectl(&["create", "token", "audit-operator-agent", "-n", NAMESPACE])?;
-    let spec = r#"{"spec":{"permit":{"from":"a","to":"b"}}}"#;
-    let metadata = r#"{"metadata":{"annotations":{"audit-operator.dev/retry":"x"}}}"#;
-    let patch =
-        |node, what| vec!["patch", "auditnode", node, "--type=merge", "--dry-run=server", "--patch", what];
-    let delete = |node| vec!["delete", "auditnode", node, "--dry-run=server"];
+    let status = |node| (node, "", "status: {agentVersion: 0.0.0}");
+    let spec = |node| (node, "", "spec: {permit: {from: a, to: b}}");
+    let metadata = |node| (node, ", annotations: {audit-operator.dev/retry: x}", "spec: {}");
+    let delete = |node| ["delete", "auditnode", node, "--dry-run=server"];
     let (others, unnamed) = ("may only write the AuditNode of that name", "must carry the name of its node");
-    write_status(cluster, &stolen, thief).context("its own node's status")?;
-    must_not(write_status(cluster, &stolen, victim), others)?;
-    must_not(write_status(cluster, &unbound, thief), unnamed)?;
-    let secrets = vec!["get", "secrets", "-n", NAMESPACE];
-    for words in [patch(thief, spec), patch(thief, metadata), delete(thief), secrets] {
-        must_not(as_token(cluster, &stolen, &words, ""), "forbidden")?;
-    }
+    write(cluster, &stolen, status(thief)).context("its own node's status")?;
+    must_not(write(cluster, &stolen, status(victim)), others)?;
+    must_not(write(cluster, &unbound, status(thief)), unnamed)?;
+    must_not(write(cluster, &stolen, spec(thief)), "forbidden")?;
+    must_not(write(cluster, &stolen, metadata(thief)), "forbidden")?;
+    must_not(as_token(cluster, &stolen, &delete(thief), ""), "forbidden")?;
+    must_not(as_token(cluster, &stolen, &["get", "secrets", "-n", NAMESPACE], ""), "forbidden")?;
     // What is refused should somebody ever grant the agents more.
     let resources = "--resource=auditnodes.audit-operator.dev,auditnodes.audit-operator.dev/status";
     let agents = "--serviceaccount=audit-operator:audit-operator-agent";
     cluster.kubectl(&["create", "clusterrole", "too-much", "--verb=*", resources])?;
     cluster.kubectl(&["create", "clusterrolebinding", "too-much", "--clusterrole=too-much", agents])?;
-    wait::until("the rights to be granted", CHANGE, || {
-        as_token(cluster, &stolen, &delete(thief), "").map(Some)
-    })?;
-    for words in [patch(victim, spec), patch(victim, metadata), delete(victim)] {
-        must_not(as_token(cluster, &stolen, &words, ""), others)?;
-        must_not(as_token(cluster, &unbound, &words, ""), unnamed)?;
+    wait::until("the rights to be granted", CHANGE, || write(cluster, &stolen, spec(thief)).map(Some))?;
+    for (token, why) in [(&stolen, others), (&unbound, unnamed)] {
+        must_not(write(cluster, token, status(victim)), why)?;
+        must_not(write(cluster, token, spec(victim)), why)?;
+        must_not(write(cluster, token, metadata(victim)), why)?;
+        must_not(as_token(cluster, token, &delete(victim), ""), why)?;
     }
     cluster.kubectl(&["delete", "clusterrolebinding", "too-much"])?;
     cluster.kubectl(&["delete", "clusterrole", "too-much"])?;
@@ -234,22 +292,14 @@ fn stolen_token(cluster: &Cluster) -> Result<()> {
     Ok(())
 }
 
-/// As the agent writes it; a dry run goes through admission, too.
-fn write_status(cluster: &Cluster, token: &str, node: &str) -> Result<String> {
-    let status = format!(
-        "{{apiVersion: audit-operator.dev/v1alpha1, kind: AuditNode, metadata: {{name: {node}}}, status: {{agentVersion: \
-         0.0.0}}}}"
+/// Writes a part of an AuditNode as the agent writes it; a dry run goes through authorization and admission, too.
+fn write(cluster: &Cluster, token: &str, (node, metadata, part): (&str, &str, &str)) -> Result<String> {
+    let object = format!(
+        "{{apiVersion: audit-operator.dev/v1alpha1, kind: AuditNode, metadata: {{name: {node}{metadata}}}, {part}}}"
     );
-    let apply = [
-        "apply",
-        "--server-side",
-        "--force-conflicts",
-        "--subresource=status",
-        "--dry-run=server",
-        "-f",
-        "-",
-    ];
-    as_token(cluster, token, &apply, &status)
+    let apply = ["apply", "--server-side", "--force-conflicts", "--dry-run=server", "--filename=-"];
+    let subresource = if part.starts_with("status") { &["--subresource=status"][..] } else { &[] };
+    as_token(cluster, token, &[&apply[..], subresource].concat(), &object)
 }
 
 /// The token that the kubelet gave to a node's agent: what somebody finds who has broken into that agent.
@@ -282,7 +332,7 @@ fn must_not(answer: Result<String>, why: &str) -> Result<()> {
 /// One node loses its log's folder in the middle of the change: it goes back, no other node is begun, and what is said to do
 /// then helps.
 fn a_node_that_fails(cluster: &Cluster) -> Result<()> {
-    wish(cluster, 4, "")?;
+    wish(cluster, 4, NO_SOAK)?;
     let node = being_changed(cluster, 4)?;
     wait::until("the new API server", CHANGE, || {
         let flags = ["--audit-log-maxage=4", "--secure-port=6443"];
@@ -306,19 +356,19 @@ fn a_node_that_fails(cluster: &Cluster) -> Result<()> {
         said.split('`').find_map(|part| part.strip_prefix("kubectl annotate ")).context(said.clone())?;
     cluster.kubectl(&[&["annotate"], &command.split(' ').collect::<Vec<_>>()[..]].concat())?;
     all_have(cluster, 4)?;
-    one_at_a_time(cluster)?;
+    one_at_a_time(cluster, 0)?;
     say!("{} failed and stopped the others; `kubectl annotate {command}` went on", node.name);
     Ok(())
 }
 
-/// The controller dies while a node is being changed.
+/// The controller dies while a node is being changed; the next one keeps to the soak all the same.
 fn controller_killed(cluster: &Cluster) -> Result<()> {
-    wish(cluster, 5, "")?;
+    wish(cluster, 5, &format!("minReadySeconds: {SOAK}"))?;
     let node = being_changed(cluster, 5)?;
     let killed: usize = cluster.nodes.iter().map(|n| n.kill_operator("controller")).sum::<Result<usize>>()?;
     ensure!(killed == 1, "{killed} controllers were killed");
     all_have(cluster, 5)?;
-    one_at_a_time(cluster)?;
+    one_at_a_time(cluster, SOAK)?;
     say!("the controller was killed while {} was being changed", node.name);
     Ok(())
 }
@@ -341,14 +391,14 @@ fn lease_lost(cluster: &Cluster) -> Result<()> {
     };
     signal(Signal::STOP)?;
     let since = Timestamp::now();
-    wish(cluster, 6, "")?;
+    wish(cluster, 6, NO_SOAK)?;
     let second = wait::until("another holder of the lease", CHANGE, || {
         Ok(Some(holder()?).filter(|name| !name.is_empty() && *name != first))
     })?;
     being_changed(cluster, 6)?;
     signal(Signal::CONT)?;
     all_have(cluster, 6)?;
-    one_at_a_time(cluster)?;
+    one_at_a_time(cluster, 0)?;
     let writes = writes(cluster, since)?;
     ensure!(writes.contains(&second), "the log has no write of {second}: {writes:?}");
     ensure!(!writes.contains(&first), "{first} wrote after it had lost its lease");

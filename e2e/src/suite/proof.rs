@@ -2,6 +2,7 @@
 //! identity can prove.
 
 use std::fs;
+use std::os::unix::fs::chown;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -10,12 +11,13 @@ use serde_json::Value;
 use crate::cluster::{Cluster, Wanted};
 use crate::fault::is_program;
 use crate::launch::Lifetime;
+use crate::node::Node;
 use crate::progress::say;
 use crate::run::output_of;
 use crate::suite::Given;
 use crate::wait;
 
-use super::operator::{self, CHANGE};
+use super::operator::{self, CHANGE, Journal};
 
 /// The folder of the audit log.
 const LOGS: &str = "/var/log/kubernetes/audit";
@@ -42,7 +44,7 @@ pub(super) fn run(given: &Given) -> Result<()> {
     wait::until("the API server", CHANGE, || Ok(cluster.api_is_ready(node)?.then_some(())))?;
     operator::install_with(&cluster, "metrics.enabled=true")?;
 
-    wish(&cluster, ONLY_THE_AGENT)?;
+    wish(&cluster, ONLY_THE_AGENT, 4)?;
     operator::ready(&cluster)?;
     let id = proof(&cluster, "Landed")?;
     let event = fs::read_to_string(node.path(LOGS).join("audit.log"))?;
@@ -50,7 +52,7 @@ pub(super) fn run(given: &Given) -> Result<()> {
     ensure!(event.contains(&format!("\"username\":\"{AGENT}\"")), "it is not the agent's own: {event}");
     say!("a policy that records nobody without credentials is proved by the agent's own request");
 
-    wish(&cluster, EVERYTHING)?;
+    wish(&cluster, EVERYTHING, 4)?;
     operator::ready(&cluster)?;
     proof(&cluster, "Landed")?;
     let started = Instant::now();
@@ -70,13 +72,46 @@ pub(super) fn run(given: &Given) -> Result<()> {
     // What the runbook says: it is made anew when the API server restarts.
     ensure!(node.kill(|a| is_program(a, "kube-apiserver"))? == 1, "there was not one API server");
     proof(&cluster, "Landed")?;
-    trouble_is_over(&cluster)
+    trouble_is_over(&cluster)?;
+    another_users_folder(&cluster, node)?;
+    landlock(&cluster)
 }
 
-fn wish(cluster: &Cluster, policy: &str) -> Result<()> {
+/// Root without capabilities is a stranger in it: the installer gets the one it needs, and the agent pretends nothing.
+fn another_users_folder(cluster: &Cluster, node: &Node) -> Result<()> {
+    chown(node.path(LOGS), Some(1000), Some(1000))?;
+    wish(cluster, EVERYTHING, 5)?;
+    operator::ready(cluster)?;
+    let journal = Journal::of(node)?.context("no journal")?;
+    ensure!(journal.state == "settled", "it ended as {}: {}", journal.state, journal.reason);
+    let names =
+        fs::read_dir(node.path(LOGS))?.map(|entry| Ok(entry?.file_name())).collect::<Result<Vec<_>>>()?;
+    let hidden: Vec<_> = names.iter().filter(|name| name.to_string_lossy().starts_with('.')).collect();
+    ensure!(hidden.is_empty(), "the stand-in's events were not brought to the log: {hidden:?}");
+    let said = wait::until("the agent to say that it may not look", MINUTES, || {
+        let proof = audit_node(cluster)?["status"]["proof"].take();
+        ensure!(proof["result"] == "Unprovable", "the proof is {proof}");
+        Ok(Some(proof["message"].to_string()))
+    })?;
+    ensure!(said.contains("is it another user's?"), "it says {said}");
+    chown(node.path(LOGS), Some(0), Some(0))?;
+    say!("a log folder of another user's: the change was made, and the agent says that it may not look");
+    Ok(())
+}
+
+/// Whether it is enforced is the kernel's to say; that it is said is ours.
+fn landlock(cluster: &Cluster) -> Result<()> {
+    let agents = ["logs", "-n", "audit-operator", "-l", "app.kubernetes.io/component=agent", "--tail=-1"];
+    let log = cluster.kubectl(&agents)?;
+    let line = log.lines().find(|line| line.contains("landlock")).context("nothing is said of Landlock")?;
+    say!("{line}");
+    Ok(())
+}
+
+fn wish(cluster: &Cluster, policy: &str, size: u32) -> Result<()> {
     let object = format!(
         "apiVersion: audit-operator.dev/v1alpha1\nkind: AuditConfiguration\nmetadata: {{name: default}}\nspec:\n  {policy}\n  \
-         log: {{maxBackups: 2, maxSize: 4}}\n"
+         log: {{maxBackups: 2, maxSize: {size}}}\n"
     );
     wait::until("kubectl apply", CHANGE, || {
         let mut command = cluster.kubectl_command()?;
