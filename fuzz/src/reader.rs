@@ -77,7 +77,7 @@ fn glances(log: &[u8]) {
         assert_eq!(glance.time(), event.time());
         let name = event.object_ref.as_ref().map_or("", |object| &object.name);
         assert_eq!(glance.object_ref.as_ref().map_or("", |object| &object.name), name);
-        let uri = glance.request_uri.map(|uri| uri.unquoted()).unwrap_or_default();
+        let uri = glance.request_uri.map(|uri| uri.text()).unwrap_or_default();
         assert_eq!(uri, event.request_uri);
     }
 }
@@ -87,7 +87,7 @@ fn questions(log: &[u8]) {
     read::read("x", log, &Sieve::default(), &mut Coverage::default(), &mut |entry: Entry| requests.see(&entry, b""));
     drop(requests.into_sorted());
     let question = Question::parse(&["pod/my-suspicious-pod".to_owned()], None).expect("it is one");
-    let mut chase = Chase::new(question, false);
+    let mut chase = Chase::new(question, None, false);
     loop {
         match chase.next() {
             Need::Nothing => break,

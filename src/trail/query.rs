@@ -149,9 +149,10 @@ impl Filter {
         let demanded = |patterns: &[Pattern], text: &str| {
             patterns.is_empty() || patterns.iter().any(|pattern| pattern.matches(text))
         };
-        let of_object = |patterns: &[Pattern], field: fn(&super::glance::Target<'_>) -> String| {
-            patterns.is_empty() || object.is_some_and(|object| demanded(patterns, &field(object)))
-        };
+        let of_object =
+            |patterns: &[Pattern], field: for<'t> fn(&'t super::glance::Target<'_>) -> &'t str| {
+                patterns.is_empty() || object.is_some_and(|object| demanded(patterns, field(object)))
+            };
         let acted_as = glance.impersonated_user.as_ref().map(|user| user.username.as_ref());
         demanded(&self.verbs, &glance.verb)
             && (demanded(&self.users, glance.username())
@@ -160,12 +161,14 @@ impl Filter {
                 || object.is_some_and(|object| {
                     self.resources.iter().any(|r| r.includes(&object.resource, &object.api_group))
                 }))
-            && of_object(&self.subresources, |object| object.subresource.to_string())
-            && of_object(&self.namespaces, |object| object.namespace.to_string())
-            && of_object(&self.names, |object| object.name.to_string())
+            && of_object(&self.subresources, |object| &object.subresource)
+            && of_object(&self.namespaces, |object| &object.namespace)
+            && of_object(&self.names, |object| &object.name)
             && (self.codes.is_empty() || self.codes.iter().any(|codes| codes.include(glance.code())))
             && (self.addresses.is_empty()
-                || glance.source_ips.iter().flatten().any(|address| demanded(&self.addresses, address)))
+                || glance.source_ips.is_some_and(|addresses| {
+                    addresses.texts().iter().any(|address| demanded(&self.addresses, address))
+                }))
             && (self.agents.is_empty()
                 || glance.user_agent.as_ref().is_some_and(|agent| {
                     self.agents
@@ -175,7 +178,7 @@ impl Filter {
             && (self.stages.is_empty() || self.stages.iter().any(|stage| stage.is(glance.stage)))
             && demanded(&self.audit_ids, &glance.audit_id)
             && !(self.in_earnest
-                && glance.request_uri.is_some_and(|uri| super::event::asks_for_dry_run(&uri.unquoted())))
+                && glance.request_uri.is_some_and(|uri| super::event::asks_for_dry_run(&uri.text())))
     }
 
     /// Words that a record must have to match, the rarest first.

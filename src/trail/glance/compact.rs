@@ -12,7 +12,7 @@ use std::sync::LazyLock;
 
 use memchr::memmem::{Finder, FinderRev};
 
-use super::{Glance, Name, Quoted, Status, Target, Text};
+use super::{Glance, Name, Raw, Status, Target, Text};
 use crate::trail::event::Stage;
 
 static TIMES: LazyLock<FinderRev<'static>> =
@@ -39,11 +39,11 @@ struct Head<'a> {
     api_version: Option<Text<'a>>,
     audit_id: Option<Text<'a>>,
     stage: Option<Stage>,
-    request_uri: Option<Quoted<'a>>,
+    request_uri: Option<Raw<'a>>,
     verb: Option<Text<'a>>,
     user: Option<Name<'a>>,
     impersonated_user: Option<Name<'a>>,
-    source_ips: Option<Vec<Text<'a>>>,
+    source_ips: Option<Raw<'a>>,
     user_agent: Option<Text<'a>>,
     object_ref: Option<Target<'a>>,
     response_status: Option<Status<'a>>,
@@ -67,16 +67,11 @@ impl<'a> Head<'a> {
                 };
                 once(&mut self.stage, stage)
             }
-            b"requestURI" => {
-                let begin = cursor.at;
-                cursor.skip_text()?;
-                let quoted = std::str::from_utf8(&cursor.text[begin..cursor.at]).ok()?;
-                once(&mut self.request_uri, Quoted(quoted))
-            }
+            b"requestURI" => once(&mut self.request_uri, cursor.raw()?),
             b"verb" => once(&mut self.verb, cursor.text()?),
             b"user" => once(&mut self.user, cursor.name()?),
             b"impersonatedUser" => once(&mut self.impersonated_user, cursor.name()?),
-            b"sourceIPs" => once(&mut self.source_ips, cursor.texts()?),
+            b"sourceIPs" => once(&mut self.source_ips, cursor.raw()?),
             b"userAgent" => once(&mut self.user_agent, cursor.text()?),
             b"objectRef" => once(&mut self.object_ref, cursor.target()?),
             b"responseStatus" => once(&mut self.response_status, cursor.status()?),
@@ -181,20 +176,11 @@ impl<'a> Cursor<'a> {
         std::str::from_utf8(text).ok().map(Cow::Borrowed)
     }
 
-    fn texts(&mut self) -> Option<Vec<Text<'a>>> {
-        self.expect(b'[')?;
-        let mut texts = Vec::new();
-        loop {
-            texts.push(self.text()?);
-            match self.peek()? {
-                b',' => self.at += 1,
-                b']' => {
-                    self.at += 1;
-                    return Some(texts);
-                }
-                _ => return None,
-            }
-        }
+    /// Any value, unread.
+    fn raw(&mut self) -> Option<Raw<'a>> {
+        let begin = self.at;
+        self.skip()?;
+        std::str::from_utf8(&self.text[begin..self.at]).ok().map(Raw)
     }
 
     fn name(&mut self) -> Option<Name<'a>> {
