@@ -22,7 +22,7 @@ IMAGE ?= audit-operator:$(shell sed -n '0,/^version = "\(.*\)"/s//\1/p' Cargo.to
 
 say = @printf '\033[2m[make]\033[0m %s\n' '$(1)'
 
-.PHONY: help build static image test lint fmt clippy unit deny chart generate check-generated bench bench-who fuzz k8s e2e outage faults demo down
+.PHONY: help build static image test lint fmt clippy unit deny chart generate check-generated krew bench bench-who fuzz k8s e2e outage faults demo down
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "%-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -69,6 +69,9 @@ generate: $(HELM) ## Write what is generated: CRDs and the rendered chart
 check-generated: $(HELM) ## Fail when something generated is not committed as it is generated
 	$(call say,comparing the CRDs and the rendered chart with what is committed)
 	@.ci/generate --check
+
+krew: static ## Pack the kubectl plugin for krew into target/krew; URI is where the archive will be published
+	@.ci/krew '$(STATIC)/kubectl-audit' target/krew $(URI)
 
 bench: ## Run the benchmarks
 	$(call say,benchmarks)
