@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
 use super::logs::{self, Logs};
+use super::object;
 use super::output::{self, Clock, Output};
 use super::{FAILED, OK, Streams, who};
 use crate::trail::query::{self, Codes, Filter, Pattern, Query, StageName};
@@ -139,12 +140,9 @@ pub struct FailedArgs {
 /// Prints every write to an object, with what it changed where the log has bodies.
 #[derive(Clone, Debug, clap::Args)]
 pub struct HistoryArgs {
-    /// The object: KIND/NAME or KIND NAME.
-    #[arg(required = true, num_args = 1..=2, value_name = "OBJECT")]
-    pub object: Vec<String>,
-    /// Its namespace, where it has one [default: the kubeconfig's, else default].
-    #[arg(short, long)]
-    pub namespace: Option<String>,
+    /// Which object.
+    #[command(flatten)]
+    pub object: object::Args,
     /// How to print it.
     #[command(flatten)]
     pub shape: Shape,
@@ -189,9 +187,19 @@ pub fn failed(args: &FailedArgs, streams: &mut Streams<'_>) -> anyhow::Result<u8
 /// The logs cannot be reached, or the words name no object.
 pub fn history(args: &HistoryArgs, streams: &mut Streams<'_>) -> anyhow::Result<u8> {
     let mut logs = Logs::open(&args.shape.logs)?;
-    let question = Question::parse(&args.object, args.namespace.as_deref().or(logs.default_namespace()))?;
-    let verbs = ["create", "update", "patch", "delete"].map(Pattern::from).to_vec();
-    let query = question.did(vec![Filter { verbs, in_earnest: true, ..Filter::default() }], true);
+    let question = args.object.question(&mut logs, streams)?;
+    let patterns = |words: &[&str]| words.iter().map(|&word| word.into()).collect::<Vec<Pattern>>();
+    let earnest = Filter { in_earnest: true, ..Filter::default() };
+    // What is created below an object may be no change of it: exec, attach, portforward.
+    let creates = Filter {
+        verbs: patterns(&["create"]),
+        subresources: patterns(&["", "binding", "eviction"]),
+        ..earnest.clone()
+    };
+    let writes = Filter { verbs: patterns(&["update", "patch", "delete"]), ..earnest.clone() };
+    let all = Filter { verbs: patterns(&["deletecollection"]), ..earnest };
+    let mut query = question.did(vec![creates, writes], true);
+    query.any.extend(question.did(vec![all], false).any);
     print(&query, &args.shape, (true, false), &mut logs, streams)
 }
 
@@ -315,6 +323,28 @@ fn print(
     Ok(if requests.is_empty() { FAILED } else { OK })
 }
 
+/// What a controller that deletes does it for: behind it stands somebody else.
+fn behind_deletion(request: &Request) -> Option<String> {
+    if !request.verb.starts_with("delete") || request.impersonated_user.is_some() {
+        return None;
+    }
+    let controller = request.user.strip_prefix("system:serviceaccount:kube-system:")?;
+    let says = match controller {
+        "generic-garbage-collector" => "deletes what has lost its owner: ask who deleted that".to_owned(),
+        "namespace-controller" => format!(
+            "empties a Namespace that was deleted: kubectl audit who namespace/{} --did deleted",
+            request.namespace
+        ),
+        "pod-garbage-collector" => "deletes Pods that have ended or whose Node is gone".to_owned(),
+        "ttl-after-finished-controller" => "deletes Jobs that ended long enough ago".to_owned(),
+        _ if controller.ends_with("-controller") => {
+            "does what its object's owner asks for: kubectl audit history OWNER".to_owned()
+        }
+        _ => return None,
+    };
+    Some(format!("note: `{controller}` {says}"))
+}
+
 /// What a reader should know besides the answer.
 fn remarks(
     requests: &[Request],
@@ -326,6 +356,8 @@ fn remarks(
     if requests.is_empty() {
         writeln!(streams.err, "nothing found; {coverage}")?;
     }
+    let behind: std::collections::BTreeSet<String> = requests.iter().filter_map(behind_deletion).collect();
+    behind.iter().try_for_each(|note| writeln!(streams.err, "{}", output::shown(note)))?;
     if let_go > 0 {
         writeln!(streams.err, "only the latest {} are shown; --limit 0 shows all", requests.len())?;
     }
@@ -337,3 +369,6 @@ fn remarks(
     }
     missing.iter().try_for_each(|missing| writeln!(streams.err, "{missing}"))
 }
+
+#[cfg(test)]
+mod tests;

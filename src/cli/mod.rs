@@ -16,6 +16,7 @@ pub mod generate;
 pub mod logs;
 pub mod node;
 mod nodes;
+pub mod object;
 pub mod output;
 pub mod print;
 mod progress;

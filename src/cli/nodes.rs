@@ -20,11 +20,13 @@ use tokio::runtime::Runtime;
 use tokio::sync::mpsc;
 
 use super::logs::Args;
+use super::progress::Progress;
 use super::trail::{Asked, PROGRESS, Told};
 use crate::trail::event::Event;
 use crate::trail::query::Query;
 use crate::trail::question::Question;
 use crate::trail::read::{Coverage, Entry, Place, Sink};
+use crate::trail::scan::Meter as _;
 use crate::trail::top::{By, Top};
 use crate::trail::who::Live;
 
@@ -141,7 +143,7 @@ impl Nodes {
         asked: &Asked,
         each: &mut dyn FnMut(&str, Told) -> anyhow::Result<()>,
     ) -> anyhow::Result<Coverage> {
-        let asked = serde_json::to_string(asked)?;
+        let (asked_on, asked) = (asked.follow, serde_json::to_string(asked)?);
         let pods = Api::<Pod>::namespaced(self.client.clone(), &self.namespace);
         let mut command = vec![PROGRAM, "trail", "--root", "/host", "--attended", "--ask", &asked];
         if let Some(log) = &self.log {
@@ -151,7 +153,9 @@ impl Nodes {
         let mut coverage = Coverage::default();
         let mut answered = BTreeSet::new();
         let failures = self.runtime.block_on(async {
-            let runs = self.agents.iter().map(|(node, pod)| run(&pods, node, pod, &command, lines.clone()));
+            let progress = &if asked_on { Progress::silent() } else { Progress::new() };
+            let agents = self.agents.iter();
+            let runs = agents.map(|(node, pod)| run(&pods, node, pod, &command, lines.clone(), progress));
             let runs = join_all(runs).map(Ok);
             drop(lines);
             let take = async {
@@ -216,6 +220,7 @@ async fn run(
     pod: &str,
     command: &[&str],
     lines: mpsc::Sender<(String, String)>,
+    progress: &Progress,
 ) -> anyhow::Result<()> {
     let params = AttachParams::default().container(CONTAINER).stdin(true).stdout(true).stderr(true);
     let mut process = within(pods.exec(pod, command.iter().copied(), &params)).await?.map_err(explained)?;
@@ -225,7 +230,7 @@ async fn run(
     let stdout = process.stdout().context("exec gave no standard output")?;
     let stderr = process.stderr().context("exec gave no standard error")?;
     let (mut stdout, mut stderr) = (BufReader::new(stdout).lines(), BufReader::new(stderr).lines());
-    let (mut said, mut complains) = (String::new(), true);
+    let (mut said, mut complains, mut so_far) = (String::new(), true, (0, 0));
     loop {
         // Either of them is a sign of life.
         let line = within(async {
@@ -237,13 +242,25 @@ async fn run(
         match line.await?? {
             Heard::Answer(Some(line)) => lines.send((node.to_owned(), line)).await?,
             Heard::Answer(None) => break,
-            Heard::Aside(Some(line)) if line.starts_with(PROGRESS) => {}
-            Heard::Aside(Some(line)) => said.push_str(&line),
+            Heard::Aside(Some(line)) => {
+                match line.strip_prefix(PROGRESS).and_then(|numbers| numbers.split_once(' ')) {
+                    Some((done, expected)) => {
+                        let number = |text: &str| text.parse::<u64>().unwrap_or_default();
+                        let (done, expected) = (number(done), number(expected));
+                        progress.expect(expected.saturating_sub(so_far.1));
+                        progress.read(done.saturating_sub(so_far.0));
+                        so_far = (done, expected);
+                    }
+                    None => said.push_str(&line),
+                }
+            }
             Heard::Aside(None) => complains = false,
         }
     }
     while let Ok(Ok(Some(line))) = within(stderr.next_line()).await {
-        said.push_str(&line);
+        if !line.starts_with(PROGRESS) {
+            said.push_str(&line);
+        }
     }
     drop(lines);
     if let Some(status) = status

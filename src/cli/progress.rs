@@ -28,9 +28,18 @@ pub(super) struct Progress {
 
 impl Progress {
     pub(super) fn new() -> Self {
+        Self::shown(stderr().is_terminal())
+    }
+
+    /// Shown to nobody: what has no end is never nearly done.
+    pub(super) fn silent() -> Self {
+        Self::shown(false)
+    }
+
+    fn shown(terminal: bool) -> Self {
         Self {
             begun: Instant::now(),
-            terminal: stderr().is_terminal(),
+            terminal,
             done: AtomicU64::new(0),
             expected: AtomicU64::new(0),
             shown: Mutex::new(None),

@@ -38,7 +38,7 @@ struct Line<'a> {
 /// The logs cannot be reached, or the words are no time.
 pub fn run(args: &Args, streams: &mut Streams<'_>) -> anyhow::Result<u8> {
     let mut logs = Logs::open(&args.shape.logs)?;
-    let (top, _) = logs.top(&args.filter.query()?, args.by, streams)?;
+    let (top, coverage) = logs.top(&args.filter.query()?, args.by, streams)?;
     let mut counts = top.into_sorted();
     if args.shape.limit > 0 {
         counts.truncate(args.shape.limit);
@@ -60,6 +60,13 @@ pub fn run(args: &Args, streams: &mut Streams<'_>) -> anyhow::Result<u8> {
         output::table(&std::iter::once((head, Vec::new())).chain(rows).collect::<Vec<_>>(), streams)?;
     } else {
         args.shape.output.list(&lines, streams)?;
+    }
+    if coverage.damaged > 0 {
+        writeln!(
+            streams.err,
+            "{} damaged places could not be read; `grep` names the first",
+            coverage.damaged
+        )?;
     }
     logs.missing().iter().try_for_each(|missing| writeln!(streams.err, "{missing}"))?;
     Ok(if lines.is_empty() { FAILED } else { OK })

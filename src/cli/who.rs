@@ -10,6 +10,7 @@ use serde::Serialize;
 
 use super::events::{self, Deed};
 use super::logs::{self, Logs};
+use super::object;
 use super::output::{Output, shown};
 use super::{FAILED, OK, Streams};
 use crate::trail::question::Question;
@@ -19,13 +20,9 @@ use crate::trail::who::{Answer, Candidate, Chase, Link, Need};
 /// Says who made an object, and who is behind that: from a Pod over its ReplicaSet and Deployment to a person.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Args {
-    /// The object: KIND/NAME or KIND NAME. KIND is what kubectl takes, such as `pod`, `deploy` or
-    /// `certificates.cert-manager.io`. It may be gone.
-    #[arg(required = true, num_args = 1..=2, value_name = "OBJECT")]
-    pub object: Vec<String>,
-    /// The object's namespace, where it has one [default: the kubeconfig's, else default].
-    #[arg(short, long)]
-    pub namespace: Option<String>,
+    /// Which object.
+    #[command(flatten)]
+    pub object: object::Args,
     /// What was done to it.
     #[arg(long, value_enum, default_value_t)]
     pub did: Deed,
@@ -42,20 +39,17 @@ pub struct Args {
 /// # Errors
 /// The object cannot be understood, or the logs cannot be reached.
 pub fn run(args: &Args, streams: &mut Streams<'_>) -> anyhow::Result<u8> {
-    let logs = Logs::open(&args.logs);
-    let default = logs.as_ref().ok().and_then(Logs::default_namespace);
-    let question = Question::parse(&args.object, args.namespace.as_deref().or(default));
-    let (question, mut logs) = match (question, logs) {
-        (Ok(question), Ok(logs)) => (question, logs),
+    let mut logs = match (args.object.parse(None), Logs::open(&args.logs)) {
+        (Ok(_), Ok(logs)) => logs,
         (Err(question), Err(logs)) => bail!("{question}\n{logs:#}"),
-        (Err(question), Ok(_)) => return Err(question.into()),
-        (Ok(_), Err(logs)) => return Err(logs),
+        (Err(error), Ok(_)) | (Ok(_), Err(error)) => return Err(error),
     };
+    let question = args.object.question(&mut logs, streams)?;
     if args.did != Deed::Created {
         return events::did(args, &question, &mut logs, streams);
     }
 
-    let mut chase = Chase::new(question.clone(), logs.has_cluster());
+    let mut chase = Chase::new(question.clone(), args.object.uid.clone(), logs.has_cluster());
     let mut coverage = Coverage::default();
     loop {
         match chase.next() {

@@ -85,12 +85,15 @@ struct Pending {
 }
 
 impl Chase {
-    /// Begins with the object asked about; `cluster` says whether live objects can be looked at.
-    pub fn new(question: Question, cluster: bool) -> Self {
+    /// Begins with the object asked about, and its UID where that is known; `cluster` says whether live objects can be
+    /// looked at.
+    pub fn new(question: Question, uid: Option<String>, cluster: bool) -> Self {
+        let mut search = Search::new(question);
+        search.bounds.uid = uid;
         Self {
             cluster,
             phase: if cluster { Phase::Live } else { Phase::Named },
-            search: Search::new(question),
+            search,
             chain: Vec::new(),
             owned: None,
             live_owner: None,

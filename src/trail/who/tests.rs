@@ -70,7 +70,7 @@ fn ask_once(words: &str, events: &[Value]) -> Answer {
     let (object, namespace) = (&words[..1], words.get(1).map(String::as_str));
     let question = Question::parse(object, namespace).unwrap();
     let log: String = events.iter().map(|event| format!("{event}\n")).collect();
-    chase(Chase::new(question, false), log.as_bytes())
+    chase(Chase::new(question, None, false), log.as_bytes())
 }
 
 /// Brings what a chase needs from one log.
@@ -486,7 +486,7 @@ fn a_name_that_json_escapes_is_found() {
 fn damage_is_told_with_the_answer() {
     let question = Question::parse(&[POD.to_owned()], None).unwrap();
     let log = format!("{}\n{{\"kind\":\n", needle());
-    let answer = chase(Chase::new(question, false), log.as_bytes());
+    let answer = chase(Chase::new(question, None, false), log.as_bytes());
     assert_eq!(
         answer.notes,
         [
@@ -506,7 +506,7 @@ fn who_made_the_pod_in_a_published_log() {
     let Ok(text) = std::fs::read(path) else { return };
     let answer = |object: &str, namespace: &str| {
         let question = Question::parse(&[object.to_owned()], Some(namespace)).unwrap();
-        chase(Chase::new(question, false), &text)
+        chase(Chase::new(question, None, false), &text)
     };
     for (object, namespace, user) in [
         ("pod/attacker-pod", "secure-ops", "minikube-user"),

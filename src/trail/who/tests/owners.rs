@@ -134,7 +134,7 @@ fn a_live_object_pins_the_time_and_the_owner() {
         uid: "u".to_owned(),
         ..Live::default()
     };
-    let mut pinned = Chase::new(question(), true);
+    let mut pinned = Chase::new(question(), None, true);
     assert!(matches!(pinned.next(), Need::Live(_)));
     pinned.live(Some(live));
     assert_eq!(chase(pinned, log.as_bytes()).chain[0].audit_id, "needle");
