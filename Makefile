@@ -118,6 +118,12 @@ faults: k8s static ## Every fault of docs/reliability.md on real control planes,
 	$(call say,faults)
 	@E2E_OPERATOR_BINARY='$(STATIC)/audit-operator' cargo run --quiet --locked -p e2e -- faults --jobs $(or $(JOBS),3)
 
+.PHONY: ways-in
+ways-in: k8s static ## The three ways in of docs/install-*.md, command by command, and back out; needs root
+	@e2e/k8s/prerequisites
+	$(call say,the ways in)
+	@E2E_OPERATOR_BINARY='$(STATIC)/audit-operator' cargo run --quiet --locked -p e2e -- ways
+
 demo: k8s static ## The whole story on a real control plane; needs root
 	@e2e/k8s/prerequisites
 	$(call say,the demonstration)

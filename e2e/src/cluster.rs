@@ -1,5 +1,6 @@
 //! A cluster: the hub, its nodes, kubeadm's work on them, and kubectl on top.
 
+use std::ffi::OsString;
 use std::fs;
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
@@ -165,6 +166,16 @@ impl Cluster {
         command.args(["--target", &hub.to_string(), "--net", "--"]).arg(program);
         command.env("KUBECONFIG", self.kubeconfig(&self.nodes[0]));
         Ok(command)
+    }
+
+    /// A search path with the built programs before this machine's own.
+    pub(crate) fn search_path(&self) -> Result<OsString> {
+        self.programs.search_path()
+    }
+
+    /// The folder for commands of the documentation, until the cluster is taken away.
+    pub(crate) fn desk(&self) -> PathBuf {
+        self.state.desk()
     }
 
     /// The full path of one of the built programs.

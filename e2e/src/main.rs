@@ -115,6 +115,14 @@ enum Verb {
         #[command(flatten)]
         operator: Operator,
     },
+    /// Take the ways in that the pages docs/install-*.md describe, command by command, and every way out
+    Ways {
+        /// Only those whose names contain this
+        #[arg(long, default_value = "")]
+        only: String,
+        #[command(flatten)]
+        operator: Operator,
+    },
     /// Tell the whole story on a cluster that stays until `e2e down`
     Demo {
         #[command(flatten)]
@@ -217,6 +225,10 @@ fn run(verb: Verb) -> Result<ExitCode> {
             let chosen = Chosen { only, nodes, ci, lanes: jobs.into(), leave_clock };
             let survived = suite::faults(&given, &chosen)?;
             return Ok(if survived { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+        }
+        Verb::Ways { only, operator } => {
+            let (given, _lock) = given(operator)?;
+            suite::ways(&given, &only)?;
         }
         Verb::Demo { operator } => {
             let (given, _lock) = given(operator)?;

@@ -78,6 +78,11 @@ impl State {
         self.root.join("images")
     }
 
+    /// Where commands of the documentation are typed.
+    pub(crate) fn desk(&self) -> PathBuf {
+        self.root.join("desk")
+    }
+
     /// The folder of one node.
     pub(crate) fn node(&self, name: &str) -> PathBuf {
         self.root.join("nodes").join(name)

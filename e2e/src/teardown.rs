@@ -51,7 +51,8 @@ fn one(state: &State) -> Result<bool> {
     for name in &nodes {
         cgroup::remove(&state.node(name).join("cgroups"))?;
     }
-    for path in [state.root().join("nodes"), state.images(), state.root().join("hub.log")] {
+    let rest = [state.root().join("nodes"), state.images(), state.desk(), state.root().join("hub.log")];
+    for path in rest {
         let removed = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
         match removed {
             Err(error) if error.kind() != ErrorKind::NotFound => {

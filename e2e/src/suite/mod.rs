@@ -10,6 +10,7 @@ mod proof;
 mod rollout;
 mod story;
 mod trouble;
+mod ways;
 mod who;
 
 use std::io::Write;
@@ -42,11 +43,12 @@ struct Test {
     run: fn(&Given) -> Result<()>,
 }
 
-const TESTS: [Test; 10] = [
+const TESTS: [Test; 11] = [
     Test { name: "disk", unasked: true, run: disk::run },
     Test { name: "bringup", unasked: true, run: bringup::run },
     Test { name: "trouble", unasked: false, run: trouble::run },
     Test { name: "story", unasked: true, run: story::run },
+    Test { name: "ways", unasked: true, run: every_way },
     Test { name: "rollout", unasked: false, run: rollout::run },
     Test { name: "faults", unasked: true, run: faults_of_ci },
     Test { name: "fleet", unasked: false, run: fleet::run },
@@ -98,6 +100,21 @@ fn faults_of_ci(given: &Given) -> Result<()> {
     let chosen = Chosen { only: Vec::new(), nodes: None, ci: true, lanes: LANES_OF_CI, leave_clock: true };
     ensure!(faults::run(given, &chosen)?, "not all were survived");
     Ok(())
+}
+
+/// Takes the ways in whose names contain `only`, and out again, see [`ways`].
+pub(crate) fn ways(given: &Given, only: &str) -> Result<()> {
+    let result = ways::run(given, only);
+    ensure!(!launch::is_closed(), "interrupted");
+    if let Err(error) = &result {
+        keep_evidence(given, "ways", error);
+    }
+    teardown::down(&given.state)?;
+    result
+}
+
+fn every_way(given: &Given) -> Result<()> {
+    ways::run(given, "")
 }
 
 /// Measures what a change costs, see [`outage`]; whether it is within the limits.
