@@ -1,12 +1,13 @@
 //! Reading all the logs of a question, on several threads where that is quicker.
 //!
-//! Plain logs are cut in pieces and compressed ones are a piece each. The pieces go round: of two threads one reads the
-//! even ones. What a thread finds goes through a short queue of its own, and whoever asked empties the queues in the
-//! order of the pieces; so answers come in the order of the logs, and memory does not grow with them. Counting needs
-//! no order: there each thread counts for itself.
+//! Plain logs are cut in pieces and compressed ones are a piece each. Each thread takes the next piece that nobody has. What
+//! it finds goes through a short queue of its own, and whoever asked empties the queues in the order of the pieces; so
+//! answers come in the order of the logs, and memory does not grow with them. Counting needs no order: there each thread
+//! counts for itself.
 #![expect(clippy::disallowed_methods, reason = "the trail's edge: threads, and a clock to be a good guest")]
 
 use std::io::{self, BufReader, Read};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -70,6 +71,8 @@ struct Piece {
 
 /// What a thread hands over.
 enum Found {
+    /// The piece with this number is begun.
+    Begin(usize),
     Batch(Vec<(Entry, Vec<u8>)>),
     /// The piece is at its end: its lines, and what was read of it.
     End(u64, Coverage),
@@ -91,13 +94,15 @@ impl Scan<'_> {
             }
             return coverage;
         }
+        let next = AtomicUsize::new(0);
         thread::scope(|scope| {
-            let work = |thread: usize| {
+            let work = |_| {
                 let (sender, receiver) = sync_channel(QUEUE);
                 let mut handing = Handing { sender, batch: Vec::new(), bytes: 0 };
-                let (pieces, sieve) = (&pieces, &sieve);
+                let (pieces, sieve, next) = (&pieces, &sieve, &next);
                 scope.spawn(move || {
-                    for piece in pieces.iter().skip(thread).step_by(threads) {
+                    while let Some((at, piece)) = take(pieces, next) {
+                        handing.send(Found::Begin(at));
                         let mut coverage = Coverage::default();
                         let mut matching = Matching { query: self.query, sink: &mut handing };
                         let lines = self.read(logs, piece, 1, sieve, &mut coverage, &mut matching);
@@ -106,12 +111,14 @@ impl Scan<'_> {
                 });
                 receiver
             };
-            let queues: Vec<Receiver<Found>> = (0..threads).map(work).collect();
+            let mut queues: Vec<Queue> = (0..threads).map(work).map(Queue::new).collect();
             for (at, piece) in pieces.iter().enumerate() {
                 let before = lines.before(piece);
-                // A queue ends early only where its thread has panicked, and then the scope does too.
-                while let Ok(found) = queues[at % threads].recv() {
+                // Nobody has the piece only where its thread has panicked, and then the scope does too.
+                let Some(queue) = queues.iter_mut().find_map(|queue| queue.of(at)) else { continue };
+                while let Ok(found) = queue.recv() {
                     match found {
+                        Found::Begin(_) => {}
                         Found::Batch(batch) => batch.into_iter().for_each(|(mut entry, record)| {
                             entry.place.at = entry.place.at.after(before);
                             sink.take(entry, &record);
@@ -132,10 +139,10 @@ impl Scan<'_> {
     pub fn fold<S: Sink + Send>(&self, logs: &[Log], sinks: &mut [S]) -> Coverage {
         let (mut coverage, sieve) = (Coverage::default(), self.query.sieve());
         let pieces = self.pieces(logs, &mut coverage);
-        let threads = sinks.len().max(1);
-        let work = |(thread, sink): (usize, &mut S)| {
+        let next = AtomicUsize::new(0);
+        let work = |sink: &mut S| {
             let mut done = Vec::new();
-            for (at, piece) in pieces.iter().enumerate().skip(thread).step_by(threads) {
+            while let Some((at, piece)) = take(&pieces, &next) {
                 let mut coverage = Coverage::default();
                 let mut matching = Matching { query: self.query, sink };
                 let lines = self.read(logs, piece, 1, &sieve, &mut coverage, &mut matching);
@@ -144,10 +151,10 @@ impl Scan<'_> {
             done
         };
         let mut done = match sinks {
-            [sink] => work((0, sink)),
+            [sink] => work(sink),
             sinks => thread::scope(|scope| {
                 let work = &work;
-                let running = sinks.iter_mut().enumerate().map(|of| scope.spawn(move || work(of)));
+                let running = sinks.iter_mut().map(|sink| scope.spawn(move || work(sink)));
                 let running: Vec<_> = running.collect();
                 running
                     .into_iter()
@@ -226,6 +233,36 @@ impl Scan<'_> {
         } else {
             read::read_piece(log.name(), cut, input, sieve, coverage, sink)
         }
+    }
+}
+
+/// The next piece that nobody has.
+fn take<'p>(pieces: &'p [Piece], next: &AtomicUsize) -> Option<(usize, &'p Piece)> {
+    let at = next.fetch_add(1, Ordering::Relaxed);
+    pieces.get(at).map(|piece| (at, piece))
+}
+
+/// What one thread hands over, and the piece that it is at.
+struct Queue {
+    found: Receiver<Found>,
+    at: Option<usize>,
+}
+
+impl Queue {
+    fn new(found: Receiver<Found>) -> Self {
+        Self { found, at: None }
+    }
+
+    /// The queue, if its thread has this piece; all before it have been taken out. A thread says at once what it takes, so
+    /// that nothing but that is waited for.
+    fn of(&mut self, piece: usize) -> Option<&Receiver<Found>> {
+        if self.at.is_none_or(|at| at < piece) {
+            self.at = match self.found.recv() {
+                Ok(Found::Begin(at)) => Some(at),
+                _ => Some(usize::MAX),
+            };
+        }
+        (self.at == Some(piece)).then_some(&self.found)
     }
 }
 
