@@ -139,7 +139,7 @@ fn only_reading_is_given(cluster: &Cluster, places: &Places<'_>, auditor: &Perso
     bind("clusterrolebinding", "--clusterrole=audit-operator-log-reader", &[])?;
     wait::until("the role to count", SOON, || {
         let said = auditor.audit(&["who", "pod/web"])?;
-        ensure!(said.err.contains("no event in the logs given is about"), "it says {}{}", said.out, said.err);
+        ensure!(said.err.contains("cannot be known from these logs"), "it says {}{}", said.out, said.err);
         Ok(Some(()))
     })?;
 
