@@ -343,7 +343,7 @@ fn a_node_that_fails(cluster: &Cluster) -> Result<()> {
     let said = wait::until("the failure to be said", CHANGE, || {
         let configuration = get(cluster, "auditcfg", "default")?;
         let (reason, message) = condition(&configuration, "Degraded").context("no condition Degraded")?;
-        ensure!(reason == "NodeFailed" && message.contains("no audit event landed"), "{reason}: {message}");
+        ensure!(reason == "NodeFailed" && message.contains("RolledBack"), "{reason}: {message}");
         Ok(Some(text(&configuration, "/status/waitingOn").to_owned()))
     })?;
     let end = Instant::now() + HELD;
