@@ -76,7 +76,7 @@ pub fn main(verb: impl FnOnce(&mut Streams<'_>) -> anyhow::Result<u8>) -> std::p
     let mut out = BufWriter::new(stdout().lock());
     let color =
         stdout().is_terminal() && anstream::AutoStream::choice(&stdout()) != anstream::ColorChoice::Never;
-    // Standard error is not locked: other threads write there, such as the one that has the API server\'s port.
+    // Standard error is not locked: other threads write there, such as the one that has the API server's port.
     let mut streams = Streams { input: &mut stdin().lock(), out: &mut out, err: &mut stderr(), color };
     let outcome = verb(&mut streams).and_then(|code| Ok(streams.out.flush().map(|()| code)?));
     match outcome {
