@@ -65,6 +65,14 @@ pub(super) struct Expected {
     pub(super) everywhere: Option<u32>,
 }
 
+impl Expected {
+    /// After another change of the same case.
+    fn after(mut self, before: Self) -> Self {
+        self.manifests.extend(before.manifests);
+        self
+    }
+}
+
 const SETTLED: &[&str] = &["settled"];
 const REFUSED: &[&str] = &["refused"];
 const ROLLED_BACK: &[&str] = &["rolledBack"];

@@ -101,10 +101,10 @@ pub(super) const CASES: &[Case] = &[
         "the log's folder is deleted with nothing under way: the node says so",
         SETTLED,
         |b| {
-            b.object(|b| b.ends(None).map(drop))?;
+            let as_wanted = b.object(|b| b.ends(None).map(drop))?;
             fs::remove_dir_all(b.node().path(LOGS))?;
             noticed(b)?;
-            b.order(Change::Good, Rehearsal::Auto, "verifying", nothing)
+            Ok(b.order(Change::Good, Rehearsal::Auto, "verifying", nothing)?.after(as_wanted))
         },
     ),
     case(
@@ -112,14 +112,14 @@ pub(super) const CASES: &[Case] = &[
         "the log's disk is full: the node says so, and a change is refused",
         REFUSED,
         |b| {
-            b.object(|b| b.ends(None).map(drop))?;
+            let as_wanted = b.object(|b| b.ends(None).map(drop))?;
             let disk = b.off_and_on(|node| node.mount_disk(LOGS, "16m"))?;
             disk.fill()?;
             noticed(b)?;
             let expected = b.order(Change::Good, Rehearsal::Auto, "rehearsing", nothing)?;
             b.ends(expected.order.as_deref())?;
             b.off_and_on(Node::unmount_disks)?;
-            Ok(expected)
+            Ok(expected.after(as_wanted))
         },
     ),
     case("disk-full-staging", "the disk of the policy files is full", REFUSED, |b| {
