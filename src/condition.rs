@@ -16,6 +16,9 @@ pub enum Type {
     Progressing,
     /// Something a person has to look at.
     Degraded,
+    /// Nothing goes on by itself until a person has looked: what Flux, Helm's `--wait` and others that follow kstatus take for a
+    /// failure, where they would wait for Ready in vain.
+    Stalled,
     /// A node's audit events land in its log.
     Proven,
 }
@@ -27,6 +30,7 @@ impl Type {
             Self::Ready => "Ready",
             Self::Progressing => "Progressing",
             Self::Degraded => "Degraded",
+            Self::Stalled => "Stalled",
             Self::Proven => "Proven",
         }
     }

@@ -41,8 +41,8 @@ use super::rollout::{Proof, Rollout};
     printcolumn(name = "Revision", type_ = "string", json_path = ".status.revision"),
     printcolumn(name = "Nodes", type_ = "integer", json_path = ".status.nodes.total"),
     printcolumn(name = "Ready Nodes", type_ = "integer", json_path = ".status.nodes.ready"),
-    printcolumn(name = "Waiting On", type_ = "string", json_path = ".status.waitingOn", priority = 1),
-    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
+    printcolumn(name = "Waiting On", type_ = "string", json_path = ".status.waitingOn")
 )]
 #[serde(rename_all = "camelCase")]
 pub struct AuditConfigurationSpec {
@@ -348,7 +348,7 @@ pub struct AuditConfigurationStatus {
     /// What the rollout waits for, in words; absent when it waits for nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub waiting_on: Option<String>,
-    /// Ready, Progressing and Degraded, always all three.
+    /// Ready, Progressing, Degraded and Stalled, always all four.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(
         length(max = 8),

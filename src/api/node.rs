@@ -38,17 +38,23 @@ use super::rollout::StandIn;
         type_ = "string",
         json_path = r#".status.conditions[?(@.type=="Ready")].reason"#
     ),
-    printcolumn(name = "Wanted", type_ = "string", json_path = ".spec.revision"),
+    printcolumn(name = "Step", type_ = "string", json_path = ".status.install.state"),
+    printcolumn(
+        name = "Proven",
+        type_ = "string",
+        json_path = r#".status.conditions[?(@.type=="Proven")].status"#
+    ),
     printcolumn(name = "Revision", type_ = "string", json_path = ".status.revision"),
+    printcolumn(name = "Wanted", type_ = "string", json_path = ".spec.revision", priority = 1),
     printcolumn(name = "API Server", type_ = "string", json_path = ".status.kubeAPIServerVersion"),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
     printcolumn(
         name = "Message",
         type_ = "string",
         json_path = r#".status.conditions[?(@.type=="Ready")].message"#,
         priority = 1
     ),
-    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
-    // Whole sentences: the last of those that are always shown.
+    // Last, because it is long; empty on a node that waits for nothing.
     printcolumn(
         name = "Waiting On",
         type_ = "string",

@@ -3,9 +3,9 @@
 //! A file that is read without a cluster must be held to the same rules as `kubectl apply --validate=strict`. This walks
 //! the structural subset of OpenAPI that our CRDs use; rules in CEL are repeated in [`super::convert`].
 
-use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{CustomResourceDefinition, JSON};
 use kube::CustomResourceExt;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::audit::Finding;
 
@@ -13,7 +13,19 @@ use super::{AuditConfiguration, AuditNode};
 
 /// Every CRD with its file name under `crds/`.
 pub fn crds() -> [(&'static str, CustomResourceDefinition); 2] {
-    [("auditconfigurations.yaml", AuditConfiguration::crd()), ("auditnodes.yaml", AuditNode::crd())]
+    let configurations = not_observed_at_first(AuditConfiguration::crd());
+    [("auditconfigurations.yaml", configurations), ("auditnodes.yaml", AuditNode::crd())]
+}
+
+/// An object without a status is taken for finished by kstatus, with which Flux and `helm --wait` judge; so until the
+/// controller has looked at it, it says that no generation of it was observed, as Flux's own kinds do.
+fn not_observed_at_first(mut crd: CustomResourceDefinition) -> CustomResourceDefinition {
+    let schemas = crd.spec.versions.iter_mut().filter_map(|version| version.schema.as_mut());
+    let properties = schemas.filter_map(|schema| schema.open_api_v3_schema.as_mut()?.properties.as_mut());
+    for status in properties.filter_map(|properties| properties.get_mut("status")) {
+        status.default = Some(JSON(json!({"observedGeneration": -1})));
+    }
+    crd
 }
 
 /// Judges an AuditConfiguration, as JSON, by its schema.

@@ -21,7 +21,9 @@ pub(super) fn of(
         Ok(rendered) => Some(rendered.revision().to_owned()),
         Err(_) => old.revision.clone(),
     };
-    let broken: Vec<_> = nodes.iter().filter_map(|(name, node)| broken(name, *node)).collect();
+    let (broken, outdated): (Vec<_>, Vec<_>) =
+        nodes.iter().filter_map(|(name, node)| broken(name, *node)).partition(|b| b.is_of(revision.as_deref()));
+    let broken: Vec<_> = broken.into_iter().map(|b| b.problem).collect();
     let updated =
         |node: &AuditNode| node.status.as_ref().is_some_and(|s| revision.is_some() && s.revision == revision);
     let is_ready = |node: &AuditNode| updated(node) && is_ready(node);
@@ -38,22 +40,14 @@ pub(super) fn of(
         .iter()
         .filter(|(_, node)| node.is_none_or(|n| n.status.is_none()))
         .map(|(name, _)| *name)
+        .chain(outdated.iter().map(|b| b.name))
         .collect();
     let verdict = verdict(judged, &counts, &broken, &silent, waiting_on);
     let generation = judged.configuration.metadata.generation;
     let mut conditions = old.conditions;
-    let (ready, progressing, degraded) = (verdict.ready, verdict.progressing, verdict.degraded);
-    condition::set(&mut conditions, Type::Ready, ready.0, ready.1, ready.2, generation, now);
-    condition::set(
-        &mut conditions,
-        Type::Progressing,
-        progressing.0,
-        progressing.1,
-        progressing.2,
-        generation,
-        now,
-    );
-    condition::set(&mut conditions, Type::Degraded, degraded.0, degraded.1, degraded.2, generation, now);
+    for (type_, (holds, reason, message)) in verdict.conditions() {
+        condition::set(&mut conditions, type_, holds, reason, message, generation, now);
+    }
     AuditConfigurationStatus {
         observed_generation: generation,
         revision,
@@ -63,10 +57,28 @@ pub(super) fn of(
     }
 }
 
+type Said = (bool, Reason, String);
+
 struct Verdict {
-    ready: (bool, Reason, String),
-    progressing: (bool, Reason, String),
-    degraded: (bool, Reason, String),
+    ready: Said,
+    progressing: Said,
+    degraded: Said,
+}
+
+impl Verdict {
+    fn conditions(self) -> [(Type, Said); 4] {
+        let stalled = if self.degraded.0 && !self.progressing.0 && !self.ready.0 {
+            self.degraded.clone()
+        } else {
+            (false, Reason::AsExpected, String::new())
+        };
+        [
+            (Type::Ready, self.ready),
+            (Type::Progressing, self.progressing),
+            (Type::Degraded, self.degraded),
+            (Type::Stalled, stalled),
+        ]
+    }
 }
 
 fn verdict(
@@ -106,7 +118,7 @@ fn verdict(
         ((false, Reason::NodeFailed, broken.join("\n")), (false, Reason::NodeFailed, message))
     } else if let Some(node) = silent.first() {
         let message =
-            format!("{progress}; node `{node}` has no agent that reports (of {} such)", silent.len());
+            format!("{progress}; node `{node}` has no agent that reports on it (of {} such)", silent.len());
         ((false, Reason::WaitingForAgent, message.clone()), (true, Reason::WaitingForAgent, message))
     } else {
         let message = format!("{progress}{waits}");
@@ -150,12 +162,28 @@ fn is_ready(node: &AuditNode) -> bool {
         .is_some_and(|c| c.status == "True")
 }
 
-/// What is wrong with a node that a person has to look at, if so.
-fn broken(name: &str, node: Option<&AuditNode>) -> Option<String> {
-    let conditions = &node?.status.as_ref()?.conditions;
+/// A node with something wrong that a person has to look at.
+struct Broken<'a> {
+    name: &'a str,
+    problem: String,
+    node: &'a AuditNode,
+}
+
+impl Broken<'_> {
+    /// Whether that is about what is wanted now. What was said of the spec before is no failure of a newer one: whoever
+    /// has just mended it would be told that it failed, before any node has seen it.
+    fn is_of(&self, revision: Option<&str>) -> bool {
+        let seen = self.node.status.as_ref().and_then(|status| status.observed_generation);
+        self.node.spec.revision.as_deref() == revision && seen == self.node.metadata.generation
+    }
+}
+
+fn broken<'a>(name: &'a str, node: Option<&'a AuditNode>) -> Option<Broken<'a>> {
+    let node = node?;
+    let conditions = &node.status.as_ref()?.conditions;
     let broken = [Type::Ready, Type::Proven].into_iter().find_map(|type_| {
         condition::get(conditions, type_)
             .filter(|c| c.status != "True" && condition::needs_a_person(&c.reason))
     })?;
-    Some(format!("node `{name}`: {}: {}", broken.reason, broken.message))
+    Some(Broken { name, problem: format!("node `{name}`: {}: {}", broken.reason, broken.message), node })
 }

@@ -497,6 +497,39 @@ fn a_node_that_was_rolled_back_stops_the_fleet_and_is_named() {
         Reason::NodeFailed,
         "node `n1`: RolledBack: crash loop",
     );
+    check_condition(&world, "default", Type::Stalled, "True", Reason::NodeFailed, "crash loop");
+}
+
+#[test]
+fn a_failure_of_the_spec_before_is_none_of_the_newer_one() {
+    let mut world = simple();
+    settle(&mut world);
+    let fails = |_: &AuditNodeSpec, status: &mut AuditNodeStatus| {
+        let (type_, reason) = (Type::Ready, Reason::RolledBack);
+        condition::set(&mut status.conditions, type_, false, reason, "crash loop", None, now());
+    };
+    report(&mut world, "n1", fails);
+    reports_plan(&mut world, "n2");
+    settle(&mut world);
+    check_condition(&world, "default", Type::Stalled, "True", Reason::NodeFailed, "crash loop");
+    let mended = json!({"policy": {"profile": "Forensic"}});
+    world.configurations = vec![configuration("default", "2026-01-01T00:00:00Z", mended)];
+    // First no node has been told, then none has looked.
+    for _ in 0..2 {
+        let desired = decide(&world, now());
+        apply(&mut world, &desired);
+        for type_ in [Type::Degraded, Type::Stalled] {
+            check_condition(&world, "default", type_, "False", Reason::AsExpected, "");
+        }
+        check_condition(&world, "default", Type::Ready, "False", Reason::WaitingForAgent, "`n1`");
+        let mut unseen = audit_node(&world, "n1").unwrap().clone();
+        unseen.status.as_mut().unwrap().observed_generation = Some(0);
+        world.audit_nodes.retain(|n| n.name_any() != "n1");
+        world.audit_nodes.push(Arc::new(unseen));
+    }
+    report(&mut world, "n1", fails);
+    settle(&mut world);
+    check_condition(&world, "default", Type::Stalled, "True", Reason::NodeFailed, "crash loop");
 }
 
 #[test]
