@@ -17,7 +17,7 @@ use tokio::sync::Notify;
 use super::{FAILED, Format, OK, Streams};
 use crate::api::{self, AuditConfiguration, AuditNode};
 use crate::cluster;
-use crate::condition::{self, Type};
+use crate::condition::{self, Reason, Type};
 
 /// Arguments of `status`.
 #[derive(clap::Args, Debug)]
@@ -130,9 +130,19 @@ struct Node {
     wanted: Option<String>,
     revision: Option<String>,
     reason: String,
+    /// Where the install under way is; absent when none is.
+    step: Option<Step>,
     waiting_on: Option<String>,
     proof: Option<String>,
     problem: Option<String>,
+}
+
+#[derive(Debug, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Step {
+    state: String,
+    since: String,
+    message: String,
 }
 
 impl Fleet {
@@ -163,17 +173,31 @@ impl Fleet {
         let rows = self.nodes.iter().map(|n| {
             let [configuration, wanted, revision, proof] =
                 [&n.configuration, &n.wanted, &n.revision, &n.proof].map(|text| or_dash(text.as_ref()));
-            [n.name.clone(), configuration, wanted, revision, n.reason.clone(), proof]
+            let reason = match &n.step {
+                Some(step) => format!("{}: {}", n.reason, step.state),
+                None => n.reason.clone(),
+            };
+            [n.name.clone(), configuration, wanted, revision, reason, proof]
         });
         table(heading, rows.collect(), streams)?;
-        let nodes = self.nodes.iter().map(|n| (&n.name, &n.waiting_on, &n.problem));
-        let configurations = self.configurations.iter().map(|c| (&c.name, &None, &c.problem));
-        for (name, waiting_on, problem) in nodes.chain(configurations) {
-            if let Some(waiting_on) = waiting_on {
-                writeln!(streams.out, "\n{name} waits: {waiting_on}")?;
+        for node in &self.nodes {
+            let name = &node.name;
+            match (&node.step, &node.waiting_on) {
+                // What a node that is being changed waits for is itself.
+                (Some(Step { state, since, message }), _) => {
+                    let message = if message.is_empty() { String::new() } else { format!(": {message}") };
+                    writeln!(streams.out, "\n{name} is being changed: {state} since {since}{message}")?;
+                }
+                (None, Some(waiting_on)) => writeln!(streams.out, "\n{name} waits: {waiting_on}")?,
+                (None, None) => {}
             }
-            if let Some(problem) = problem {
+            if let Some(problem) = &node.problem {
                 writeln!(streams.out, "\n{name}: {problem}")?;
+            }
+        }
+        for configuration in &self.configurations {
+            if let Some(problem) = &configuration.problem {
+                writeln!(streams.out, "\n{}: {problem}", configuration.name)?;
             }
         }
         Ok(())
@@ -209,12 +233,20 @@ impl Node {
             let latency = proof.latency_milliseconds.map(|ms| format!(" in {ms} ms")).unwrap_or_default();
             format!("{:?}{latency} at {}", proof.result, proof.time.0)
         });
+        let reason =
+            condition::get(&status.conditions, Type::Ready).map_or_else(unknown, |c| c.reason.clone());
+        let install = status.install.as_ref().filter(|_| reason == Reason::Installing.as_str());
+        let step = install.map(|install| Step {
+            state: install.state.clone(),
+            since: install.since.0.to_string(),
+            message: install.message.clone(),
+        });
         Self {
             name: node.name_any(),
             configuration: node.spec.configuration.clone(),
             wanted: node.spec.revision.clone(),
-            reason: condition::get(&status.conditions, Type::Ready)
-                .map_or_else(unknown, |c| c.reason.clone()),
+            reason,
+            step,
             waiting_on: node.annotations().get(api::WAITING_ON_ANNOTATION).cloned(),
             problem: broken.map(|c| format!("{}: {}", c.reason, c.message)),
             revision: status.revision,
@@ -297,6 +329,37 @@ n1 waits: node `n2` is being changed
 ";
         assert_eq!(text(&fleet), expected);
         assert!(!fleet.needs_a_person);
+    }
+
+    #[test]
+    fn a_node_that_is_being_changed_says_how_far_it_is() {
+        let mut node: AuditNode = serde_json::from_value(json!({
+            "apiVersion": "audit-operator.dev/v1alpha1", "kind": "AuditNode",
+            "metadata": {"name": "n1", "annotations": {"audit-operator.dev/waiting-on": "node `n1` is being changed"}},
+            "spec": {"configuration": "default", "revision": "r2"},
+            "status": {
+                "conditions": [condition("Ready", "False", "Installing")],
+                "install": {
+                    "id": "i", "state": "Rehearsing", "from": "a", "to": "b", "since": "2026-01-01T00:00:00Z",
+                    "message": "it is not ready",
+                },
+            },
+        }))
+        .unwrap();
+        let no_configuration: [AuditConfiguration; 0] = [];
+        let expected = "\
+CONFIGURATION   REVISION   READY   REASON
+
+NODE   CONFIGURATION   WANTED   RUNNING   REASON                   LAST PROOF
+n1     default         r2       -         Installing: Rehearsing   -
+
+n1 is being changed: Rehearsing since 2026-01-01T00:00:00Z: it is not ready
+";
+        assert_eq!(text(&Fleet::new(no_configuration.clone(), [node.clone()])), expected);
+        // The last install of a node that waits is none under way.
+        node.status.as_mut().unwrap().conditions.clear();
+        let said = text(&Fleet::new(no_configuration, [node]));
+        assert!(said.ends_with("\nn1 waits: node `n1` is being changed\n"), "{said}");
     }
 
     #[test]

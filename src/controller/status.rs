@@ -21,8 +21,10 @@ pub(super) fn of(
         Ok(rendered) => Some(rendered.revision().to_owned()),
         Err(_) => old.revision.clone(),
     };
-    let (broken, outdated): (Vec<_>, Vec<_>) =
-        nodes.iter().filter_map(|(name, node)| broken(name, *node)).partition(|b| b.is_of(revision.as_deref()));
+    let (broken, outdated): (Vec<_>, Vec<_>) = nodes
+        .iter()
+        .filter_map(|(name, node)| broken(name, *node))
+        .partition(|b| b.is_of(revision.as_deref()));
     let broken: Vec<_> = broken.into_iter().map(|b| b.problem).collect();
     let updated =
         |node: &AuditNode| node.status.as_ref().is_some_and(|s| revision.is_some() && s.revision == revision);
