@@ -10,6 +10,8 @@ use serde_json::Value;
 use crate::markdown::document;
 use crate::source::root;
 
+mod ci;
+
 /// Holds a file against what it has to be, or makes it so.
 #[track_caller]
 fn generated(path: &str, expected: &str) {
