@@ -15,6 +15,7 @@ endif
 CARGO_DENY_VERSION := 0.20.2
 CARGO_DENY := $(CACHE)/tools/cargo-deny-$(CARGO_DENY_VERSION)/bin/cargo-deny
 export HELM := $(shell e2e/k8s/build --where | sed -n 's/^helm=//p')/helm
+D2 = $(shell e2e/k8s/build --where | sed -n 's/^d2=//p')/d2
 export KUBECONFORM := $(shell e2e/k8s/build --where | sed -n 's/^kubeconform=//p')/kubeconform
 # The target folder of .ci/static.
 STATIC := $(abspath $(or $(CARGO_TARGET_DIR),target))/x86_64-unknown-linux-musl/release
@@ -69,6 +70,11 @@ generate: $(HELM) ## Write what is generated: CRDs and the rendered chart
 check-generated: $(HELM) ## Fail when something generated is not committed as it is generated
 	$(call say,comparing the CRDs and the rendered chart with what is committed)
 	@.ci/generate --check
+
+.PHONY: pictures
+pictures: ## Draw docs/pictures/*.svg from the sources beside them
+	@e2e/k8s/build d2
+	@.ci/pictures '$(D2)'
 
 krew: static ## Pack the kubectl plugin for krew into target/krew; URI is where the archive will be published
 	@.ci/krew '$(STATIC)/kubectl-audit' target/krew $(URI)

@@ -62,6 +62,21 @@ fn rows(schema: &Value, values: &serde_yaml::Value, path: &str, table: &mut Stri
 }
 
 #[test]
+fn every_picture_was_drawn_from_what_stands_beside_it() {
+    let pictures = std::fs::read_dir(root().join("docs/pictures")).unwrap().map(|file| file.unwrap().path());
+    let sources = pictures.filter(|path| path.extension().is_some_and(|end| end == "d2"));
+    let names: Vec<String> = sources.map(|s| s.file_stem().unwrap().to_str().unwrap().to_owned()).collect();
+    assert!(names.len() >= 2, "{names:?}");
+    for name in names {
+        let digest =
+            audit_operator::manifest::digest(document(&format!("docs/pictures/{name}.d2")).as_bytes());
+        let drawn = format!("<!-- drawn from {name}.d2, {digest} -->\n");
+        let picture = document(&format!("docs/pictures/{name}.svg"));
+        assert!(picture.ends_with(&drawn), "docs/pictures/{name}.d2 is newer: run make pictures");
+    }
+}
+
+#[test]
 fn only_the_text_between_the_marks_is_another() {
     let made = between("a\n<!-- x: why -->\nold\n<!-- end -->\nb\n", "<!-- x: ", "<!-- end -->", "new\n");
     assert_eq!(made, "a\n<!-- x: why -->\nnew\n<!-- end -->\nb\n");
