@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::fs;
 use std::io::Write;
+use std::net::SocketAddr;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -224,10 +225,19 @@ impl Cluster {
 
     /// Clients on a node itself, of its own API server at the node's own address, as its kubelet is one.
     pub(crate) fn clients_on(&self, node: &Node, path: &str) -> Result<Probe> {
+        Self::clients_inside(node, client::socket(&node.address(), network::API_PORT)?, path)
+    }
+
+    /// Clients on a node, of the Service `kubernetes`, as Pods are.
+    pub(crate) fn clients_of_service(&self, node: &Node, path: &str) -> Result<Probe> {
+        Self::clients_inside(node, client::socket(network::SERVICE, network::SERVICE_PORT)?, path)
+    }
+
+    fn clients_inside(node: &Node, to: SocketAddr, path: &str) -> Result<Probe> {
         let mut command = Command::new("nsenter");
         command.args(["--target", &node.init()?.to_string(), "--net", "--"]);
         command.arg(std::env::current_exe().context("finding this program")?);
-        Probe::start(command, client::socket(&node.address(), network::API_PORT)?, path)
+        Probe::start(command, to, path)
     }
 
     /// Whether one node's own API server says it is alive, asked at that node's address.

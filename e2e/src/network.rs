@@ -5,8 +5,12 @@
 pub(crate) const HUB: &str = "198.51.100.1";
 /// The range of the nodes.
 pub(crate) const NODES: &str = "198.51.100";
-/// The range of Services; the first address is `kubernetes.default`.
+/// The range of Services.
 pub(crate) const SERVICES: &str = "203.0.113.0/24";
+/// Service `kubernetes`, by which Pods reach an API server.
+pub(crate) const SERVICE: &str = "203.0.113.1";
+/// The port of it.
+pub(crate) const SERVICE_PORT: u16 = 443;
 /// The range of Pods; each node has a /24 of it.
 pub(crate) const PODS: &str = "198.18.0.0/16";
 /// The name of the control plane, which the hub balances over the nodes.

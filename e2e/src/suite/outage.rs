@@ -2,7 +2,8 @@
 //! the same kind of manifest, in turn, in one run.
 //!
 //! All of them change `--audit-log-maxage` and nothing else. Clients ask the node's address for `/readyz` all the while
-//! ([`crate::probe`]); restarts are counted from the kubelet's log folders.
+//! ([`crate::probe`]), and others, as Pods do, the Service `kubernetes`: an API server that ends takes its address out of
+//! that, and a stand-in puts none in. Restarts are counted from the kubelet's log folders.
 
 use std::fs;
 use std::io::Write as _;
@@ -37,6 +38,8 @@ const AFTER: Duration = Duration::from_secs(10);
 #[derive(Clone, Debug)]
 struct Change {
     seen: Seen,
+    /// Seconds in which fresh connections to the Service `kubernetes` failed.
+    service: f64,
     /// From the rename, or the order, to the end of waiting.
     seconds: f64,
     /// Starts of kube-apiserver's container.
@@ -54,8 +57,6 @@ struct Costs {
     alone: Vec<Change>,
     /// The same object once more.
     nothing: Option<Change>,
-    /// Seconds from an object's change to the plan in the node's status.
-    plans: Vec<f64>,
     /// Seconds from the end of a power cut to an answer.
     back: f64,
 }
@@ -74,8 +75,6 @@ pub(super) fn run(given: &Given, rounds: u32) -> Result<bool> {
     for round in 1..=rounds {
         let by_hand = |cluster: &Cluster, starts: &mut Starts| move_manifest(cluster, 100 + round, starts);
         costs.by_hand.push(measured(&cluster, round, "mv", by_hand)?);
-        operator::pause(&cluster)?;
-        costs.plans.push(plan_is_visible(&cluster, 200 + round)?);
         let ours = |cluster: &Cluster, starts: &mut Starts| order(cluster, Wish::now(200 + round), starts);
         costs.ours.push(measured(&cluster, round, "ours", ours)?);
         let alone = Wish { stand_in: "Never", ..Wish::now(300 + round) };
@@ -104,20 +103,21 @@ fn measured(
     let (mut before, mut after) = (Starts::default(), Starts::default());
     before.look(node)?;
     let probe = cluster.probe(&node.address())?;
+    let service = cluster.clients_of_service(node, "/readyz")?;
     let seconds = change(cluster, &mut after)?;
     let end = Instant::now() + AFTER;
     wait::until("what comes after", CHANGE, || {
         after.look(node)?;
         Ok((Instant::now() > end).then_some(()))
     })?;
-    let seen = probe.stop()?;
+    let (seen, service) = (probe.stop()?, service.stop()?.down());
     let since = |program: &str| after.since(&before, program, node);
     let others = since("kube-controller-manager") + since("kube-scheduler");
-    let change = Change { seconds, servers: since("kube-apiserver"), others, seen };
+    let change = Change { seconds, servers: since("kube-apiserver"), others, seen, service };
     let Change { seen, servers, .. } = &change;
     print(&format!(
         "change round={round} by={how} down={:.2} failed={}/{} kept-failed={}/{} seconds={seconds:.1} \
-         apiserver-starts={servers} other-restarts={others}",
+         service-down={service:.2} apiserver-starts={servers} other-restarts={others}",
         seen.down(),
         seen.fresh_failed.len(),
         seen.fresh,
@@ -172,26 +172,6 @@ fn quiet(cluster: &Cluster, node: &Node) -> Result<()> {
     })
 }
 
-/// Seconds from a change of the paused object until the node's plan for it can be read.
-fn plan_is_visible(cluster: &Cluster, days: u32) -> Result<f64> {
-    let to = || {
-        let plan = "--output=jsonpath={.status.plan.to}";
-        cluster.kubectl(&["--request-timeout=5s", "get", "auditnode", &cluster.nodes[0].name, plan])
-    };
-    let before = to()?;
-    operator::wish(cluster, Wish { paused: true, ..Wish::now(days) })?;
-    let applied = Instant::now();
-    loop {
-        // Not with the pauses of `wait`: they are as long as what is measured.
-        let now = to()?;
-        let seconds = applied.elapsed().as_secs_f64();
-        if !now.is_empty() && now != before {
-            return Ok(seconds);
-        }
-        ensure!(applied.elapsed() < CHANGE, "there is no plan for a log of {days} days: `{now}`");
-    }
-}
-
 /// The object as it is, applied once more, and a change of it that changes nothing on a node.
 fn no_change(cluster: &Cluster, wish: Wish, starts: &mut Starts) -> Result<f64> {
     let node = &cluster.nodes[0];
@@ -233,7 +213,6 @@ impl Costs {
         let others: u32 = self.ours.iter().map(|c| c.others).sum();
         let servers = self.ours.iter().map(|c| c.servers).max().unwrap_or_default();
         let idle = self.nothing.as_ref().map_or(0, |c| c.servers);
-        let plan = self.plans.iter().copied().fold(0.0, f64::max);
         let limits = [
             (own / mv <= DOWN, format!("fresh connections fail for at most {DOWN} of what they do with mv")),
             (without <= DOWN_WITHOUT, format!("without a stand-in for at most {DOWN_WITHOUT} of it")),
@@ -255,7 +234,10 @@ impl Costs {
         print(&format!("figure apiserver-restarts-per-change {servers}"))?;
         print(&format!("figure apiserver-restarts-for-no-change {idle}"))?;
         print(&format!("figure without-stand-in-ratio {without:.3}"))?;
-        print(&format!("figure change-to-plan-seconds {plan:.2}"))?;
+        for (how, changes) in [("mv", &self.by_hand), ("ours", &self.ours)] {
+            let service = mean(changes, |c| c.service);
+            print(&format!("figure service-without-answer-seconds-{how} {service:.1}"))?;
+        }
         print(&format!("figure answer-after-power-cut-seconds {:.0}", self.back))?;
         print(&format!("outage mv={mv:.2} ours={own:.2} ratio={:.3} kept={kept}", own / mv))?;
         Ok(limits.iter().all(|(kept, _)| *kept))

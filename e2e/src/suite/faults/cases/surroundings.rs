@@ -8,6 +8,7 @@ use anyhow::{Result, ensure};
 
 use crate::fault::is_program;
 use crate::launch::Lifetime;
+use crate::network::SERVICE;
 use crate::node::Node;
 use crate::suite::faults::PATIENCE;
 use crate::suite::faults::bed::Bed;
@@ -19,8 +20,6 @@ use super::stand_in::{is_stand_in, listens};
 use super::{Case, EITHER, Expected, REFUSED, ROLLED_BACK, SETTLED, case, nothing, pause};
 
 const POLICIES: &str = "/etc/kubernetes/audit";
-/// Service `kubernetes`, by which the agent reaches an API server.
-const SERVICE: &str = "203.0.113.1";
 /// A controller that would go on in spite of a node that is down would have done so by then.
 const HELD: Duration = Duration::from_secs(60);
 const MINUTE: Duration = Duration::from_secs(60);
