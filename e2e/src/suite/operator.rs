@@ -43,8 +43,6 @@ pub(super) const CHANGE: Duration = Duration::from_secs(600);
 pub(super) struct Wish {
     /// `spec.log.maxAge`: another one is another manifest, and changes nothing else.
     pub(super) max_age: u32,
-    /// Whether nothing is to be done.
-    pub(super) paused: bool,
     /// Soak before the next node, in seconds.
     pub(super) soak: u32,
     /// Whether a second API server rehearses and serves: `Auto` or `Never`.
@@ -54,16 +52,16 @@ pub(super) struct Wish {
 impl Wish {
     /// A change that is made at once, on one node after the other.
     pub(super) fn now(max_age: u32) -> Self {
-        Self { max_age, paused: false, soak: 0, stand_in: "Auto" }
+        Self { max_age, soak: 0, stand_in: "Auto" }
     }
 
     fn object(self) -> String {
-        let Self { max_age, paused, soak, stand_in } = self;
+        let Self { max_age, soak, stand_in } = self;
         format!(
             "apiVersion: audit-operator.dev/v1alpha1\nkind: AuditConfiguration\nmetadata: {{name: default}}\nspec:\n  \
              policy: {{inline: {{rules: [{{level: Metadata}}]}}}}\n  \
              log: {{maxAge: {max_age}, maxBackups: 2, maxSize: 2}}\n  \
-             rollout: {{paused: {paused}, minReadySeconds: {soak}, standIn: {stand_in}}}\n"
+             rollout: {{paused: false, minReadySeconds: {soak}, standIn: {stand_in}}}\n"
         )
     }
 }
