@@ -6,6 +6,7 @@
 mod compact;
 
 use std::borrow::Cow;
+use std::ops::Range;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Deserializer};
@@ -13,80 +14,140 @@ use serde_json::value::RawValue;
 
 use super::event::{Outcome, Stage};
 
-/// A text of the record, copied only where it is escaped there.
-pub type Text<'a> = Cow<'a, str>;
+/// A text of the record, copied only where it is escaped there. It is UTF-8; most texts are never looked at, so that is
+/// worked out again for those that are.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Text<'a>(Cow<'a, [u8]>);
+
+impl Text<'_> {
+    /// The text.
+    pub fn as_str(&self) -> &str {
+        std::str::from_utf8(&self.0).unwrap_or_default()
+    }
+
+    /// Its bytes.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl<'de: 'a, 'a> Deserialize<'de> for Text<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        struct Either<'a>(#[serde(borrow)] Cow<'a, str>);
+        let Either(text) = Either::deserialize(deserializer)?;
+        Ok(Self(match text {
+            Cow::Borrowed(text) => Cow::Borrowed(text.as_bytes()),
+            Cow::Owned(text) => Cow::Owned(text.into_bytes()),
+        }))
+    }
+}
 
 /// A value as the record has it; few questions look at it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Raw<'a>(&'a str);
+pub struct Raw<'a>(&'a [u8]);
 
 impl Raw<'_> {
     /// The text that it is; empty where it is none.
     pub fn text(&self) -> String {
-        serde_json::from_str(self.0).unwrap_or_default()
+        serde_json::from_slice(self.0).unwrap_or_default()
     }
 
     /// The texts that it is a list of; none where it is no such list.
     pub fn texts(&self) -> Vec<String> {
-        serde_json::from_str(self.0).unwrap_or_default()
+        serde_json::from_slice(self.0).unwrap_or_default()
     }
 }
 
 impl<'de: 'a, 'a> Deserialize<'de> for Raw<'a> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        <&RawValue>::deserialize(deserializer).map(|raw| Self(raw.get()))
+        <&RawValue>::deserialize(deserializer).map(|raw| Self(raw.get().as_bytes()))
     }
 }
 
 /// The head of one audit event.
-#[derive(Debug, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[derive(Debug)]
 pub struct Glance<'a> {
-    #[serde(borrow, default)]
-    kind: Option<Text<'a>>,
-    #[serde(borrow, default)]
-    api_version: Option<Text<'a>>,
     /// See [`Event::audit_id`](super::event::Event::audit_id).
-    #[serde(borrow, rename = "auditID")]
     pub audit_id: Text<'a>,
     /// The stage.
     pub stage: Stage,
     /// Path and query.
-    #[serde(borrow, rename = "requestURI", default)]
     pub request_uri: Option<Raw<'a>>,
     /// The verb.
-    #[serde(borrow)]
     pub verb: Text<'a>,
-    /// Who authenticated.
-    #[serde(borrow, default)]
-    pub user: Option<Name<'a>>,
-    /// Whom that user acted as.
-    #[serde(borrow, default)]
-    pub impersonated_user: Option<Name<'a>>,
-    /// Addresses; the last one is not the client's word.
-    #[serde(borrow, rename = "sourceIPs", default)]
-    pub source_ips: Option<Raw<'a>>,
-    /// The client.
-    #[serde(borrow, default)]
-    pub user_agent: Option<Text<'a>>,
+    /// Who authenticated; empty where nobody did.
+    pub user: Text<'a>,
+    /// See [`Self::client`].
+    aside: Aside<'a>,
     /// The object.
-    #[serde(borrow, default)]
     pub object_ref: Option<Target<'a>>,
     /// The outcome.
-    #[serde(borrow, default)]
     pub response_status: Option<Status<'a>>,
+    request_received_timestamp: Option<Text<'a>>,
+    stage_timestamp: Option<Text<'a>>,
+}
+
+/// How the client described itself, and how that was read.
+#[derive(Debug)]
+enum Aside<'a> {
+    /// Stepped over; it lies in this place of the record, behind the user's name or behind the user.
+    Unread {
+        record: &'a [u8],
+        place: Range<usize>,
+        within_user: bool,
+    },
+    Read(Client<'a>),
+}
+
+/// Who asks, besides the user.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Client<'a> {
+    /// Whom the user acted as.
+    pub impersonated_user: Option<Text<'a>>,
+    /// Addresses; the last one is not the client's word.
+    pub source_ips: Option<Raw<'a>>,
+    /// What the client calls itself.
+    pub user_agent: Option<Text<'a>>,
+}
+
+/// A record as any parser of JSON reads it.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Record<'a> {
+    #[serde(borrow, default)]
+    kind: Option<Text<'a>>,
+    #[serde(borrow, default)]
+    api_version: Option<Text<'a>>,
+    #[serde(borrow, rename = "auditID")]
+    audit_id: Text<'a>,
+    stage: Stage,
+    #[serde(borrow, rename = "requestURI", default)]
+    request_uri: Option<Raw<'a>>,
+    #[serde(borrow)]
+    verb: Text<'a>,
+    #[serde(borrow, default)]
+    user: Option<Name<'a>>,
+    #[serde(borrow, default)]
+    impersonated_user: Option<Name<'a>>,
+    #[serde(borrow, rename = "sourceIPs", default)]
+    source_ips: Option<Raw<'a>>,
+    #[serde(borrow, default)]
+    user_agent: Option<Text<'a>>,
+    #[serde(borrow, default)]
+    object_ref: Option<Target<'a>>,
+    #[serde(borrow, default)]
+    response_status: Option<Status<'a>>,
     #[serde(borrow, default)]
     request_received_timestamp: Option<Text<'a>>,
     #[serde(borrow, default)]
     stage_timestamp: Option<Text<'a>>,
 }
 
-/// A user's name.
-#[derive(Debug, Default, PartialEq, Eq, Deserialize)]
-pub struct Name<'a> {
-    /// The name.
+#[derive(Deserialize)]
+struct Name<'a> {
     #[serde(borrow, default)]
-    pub username: Text<'a>,
+    username: Text<'a>,
 }
 
 /// The object of a request.
@@ -127,15 +188,40 @@ pub struct Status<'a> {
 impl<'a> Glance<'a> {
     /// Reads the head of a record; `None` where it is no audit event.
     pub fn of(record: &'a [u8]) -> Option<Self> {
-        let glance: Self = compact::read(record).or_else(|| serde_json::from_slice(record).ok())?;
-        let is_event = glance.kind.as_deref().unwrap_or("Event") == "Event"
-            && glance.api_version.as_deref().is_none_or(|version| version.starts_with("audit.k8s.io/"));
-        is_event.then_some(glance)
+        compact::read(record).or_else(|| Self::of_any(record))
     }
 
-    /// Who authenticated; empty where nobody did.
-    pub fn username(&self) -> &str {
-        self.user.as_ref().map_or("", |user| &user.username)
+    fn of_any(record: &'a [u8]) -> Option<Self> {
+        let read: Record<'a> = serde_json::from_slice(record).ok()?;
+        let is_event = read.kind.is_none_or(|kind| kind.as_bytes() == b"Event")
+            && read.api_version.is_none_or(|version| version.as_bytes().starts_with(b"audit.k8s.io/"));
+        is_event.then_some(Self {
+            audit_id: read.audit_id,
+            stage: read.stage,
+            request_uri: read.request_uri,
+            verb: read.verb,
+            user: read.user.map(|user| user.username).unwrap_or_default(),
+            aside: Aside::Read(Client {
+                impersonated_user: read.impersonated_user.map(|user| user.username),
+                source_ips: read.source_ips,
+                user_agent: read.user_agent,
+            }),
+            object_ref: read.object_ref,
+            response_status: read.response_status,
+            request_received_timestamp: read.request_received_timestamp,
+            stage_timestamp: read.stage_timestamp,
+        })
+    }
+
+    /// Who asks, besides the user; `None` where the record cannot be read after all.
+    pub fn client(&self) -> Option<Client<'a>> {
+        match &self.aside {
+            Aside::Read(client) => Some(client.clone()),
+            Aside::Unread { record, place, within_user } => {
+                compact::client(&record[place.clone()], *within_user)
+                    .or_else(|| Self::of_any(record).and_then(|glance| glance.client()))
+            }
+        }
     }
 
     /// HTTP status, 0 where there is none.
@@ -155,34 +241,42 @@ impl<'a> Glance<'a> {
 
     /// What the request came to.
     pub fn outcome(&self) -> Outcome {
-        let message = self.response_status.as_ref().and_then(|status| status.message.as_deref());
-        Outcome::of(self.stage, self.code(), message.unwrap_or(""))
+        let message = self.response_status.as_ref().and_then(|status| status.message.as_ref());
+        Outcome::of(self.stage, self.code(), message.map_or("", Text::as_str))
     }
 }
 
 /// A time as the API server writes it, `2026-01-02T03:04:05.000000Z`, or in any other way of RFC 3339.
-fn moment(text: &str) -> Option<Timestamp> {
-    as_written(text.as_bytes()).or_else(|| text.parse().ok())
+fn moment(text: &Text<'_>) -> Option<Timestamp> {
+    as_written(text.as_bytes()).or_else(|| text.as_str().parse().ok())
 }
 
 fn as_written(text: &[u8]) -> Option<Timestamp> {
     let text: &[u8; 27] = text.try_into().ok()?;
-    let mut numbers = [0_i64; 7];
-    let mut field = 0;
-    for (byte, model) in text.iter().zip(b"0000-00-00T00:00:00.000000Z") {
-        match model {
-            b'0' if byte.is_ascii_digit() => numbers[field] = numbers[field] * 10 + i64::from(byte - b'0'),
-            b'0' => return None,
-            _ if byte != model => return None,
-            _ => field += 1,
-        }
-    }
-    let [year, month, day, hour, minute, second, micros] = numbers;
-    // A leap second is the other parser's.
-    if !(1970..=9998).contains(&year) || hour > 23 || minute > 59 || second > 59 {
+    let is_shaped = [text[4], text[7], text[10], text[13], text[16], text[19], text[26]] == *b"--T::.Z";
+    let mut wrong = !is_shaped;
+    let mut two = |at: usize| {
+        let (tens, ones) = (text[at].wrapping_sub(b'0'), text[at + 1].wrapping_sub(b'0'));
+        wrong |= tens > 9 || ones > 9;
+        i64::from(tens) * 10 + i64::from(ones)
+    };
+    let year = two(0) * 100 + two(2);
+    let (month, day, hour, minute, second) = (two(5), two(8), two(11), two(14), two(17));
+    let micros = (two(20) * 100 + two(22)) * 100 + two(24);
+    // A leap second is the other parser's, and so is what is no date.
+    if wrong || !(1970..=9998).contains(&year) || hour > 23 || minute > 59 || second > 59 {
         return None;
     }
-    jiff::civil::Date::new(year.try_into().ok()?, month.try_into().ok()?, day.try_into().ok()?).ok()?;
+    let is_leap = year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
+    let days_of_month = match month {
+        2 => 28 + i64::from(is_leap),
+        4 | 6 | 9 | 11 => 30,
+        1..=12 => 31,
+        _ => return None,
+    };
+    if !(1..=days_of_month).contains(&day) {
+        return None;
+    }
     // Days since 1970 in the Gregorian calendar, in years that begin with March; quicker than a calendar's own way.
     let (year, month) = if month > 2 { (year, month - 3) } else { (year - 1, month + 9) };
     let leap_days = year / 4 - year / 100 + year / 400;
@@ -201,22 +295,35 @@ mod tests {
     /// compact one does not look. Whether the compact one said something.
     #[track_caller]
     fn check_both(record: &[u8]) -> bool {
-        let general: Option<Glance<'_>> = serde_json::from_slice(record).ok();
         let compact = compact::read(record);
-        if let (Some(compact), Some(general)) = (&compact, &general) {
-            assert_eq!(compact, general, "{}", String::from_utf8_lossy(record));
+        if let (Some(compact), Some(general)) = (&compact, &Glance::of_any(record)) {
+            let told = |glance: &Glance<'_>| {
+                let times = (glance.time(), glance.stage_time());
+                format!(
+                    "{:?} {:?} {:?} {:?} {:?} {:?} {:?} {:?} {times:?}",
+                    glance.audit_id,
+                    glance.stage,
+                    glance.request_uri,
+                    glance.verb,
+                    glance.user,
+                    glance.client(),
+                    glance.object_ref,
+                    glance.response_status,
+                )
+            };
+            assert_eq!(told(compact), told(general), "{}", String::from_utf8_lossy(record));
         }
         compact.is_some()
     }
 
-    const WRITTEN: &str = r#"{"kind":"Event","apiVersion":"audit.k8s.io/v1","level":"RequestResponse","auditID":"a","stage":"ResponseComplete","requestURI":"/api/v1/pods?a=b\u0026dryRun=All","verb":"create","user":{"username":"jane \u0026 co","uid":"1","groups":["g","h"],"extra":{"k":["v"]}},"impersonatedUser":{"username":"foobar"},"sourceIPs":["10.0.0.7","::1"],"userAgent":"kubectl/v1 \"x\"","objectRef":{"resource":"pods","namespace":"n","name":"p","uid":"u","apiVersion":"v1","apiGroup":"g","subresource":"s"},"responseStatus":{"metadata":{},"status":"Failure","message":"no\nway","details":{"causes":[1,-2.5e3,true,null]},"code":403},"requestObject":{"requestReceivedTimestamp":"forged","stageTimestamp":"forged","user":{"username":"forged"}},"responseObject":{"s":"}\"{","requestReceivedTimestamp":"forged"},"requestReceivedTimestamp":"2026-01-02T03:04:05.000001Z","stageTimestamp":"2026-01-02T03:04:06.000000Z","annotations":{"a/b":"\"requestReceivedTimestamp\":\"forged\""}}"#;
+    const WRITTEN: &str = r#"{"kind":"Event","apiVersion":"audit.k8s.io/v1","level":"RequestResponse","auditID":"a","stage":"ResponseComplete","requestURI":"/api/v1/pods?a=b\u0026dryRun=All","verb":"create","user":{"username":"jane \u0026 co","uid":"1","groups":["g","h"],"extra":{"k":["v"]}},"impersonatedUser":{"username":"foobar"},"authenticationMetadata":{"impersonationConstraint":"x"},"sourceIPs":["10.0.0.7","::1"],"userAgent":"kubectl/v1 \"x\"","objectRef":{"resource":"pods","namespace":"n","name":"p","uid":"u","apiGroup":"g","apiVersion":"v1","resourceVersion":"7","subresource":"s"},"responseStatus":{"metadata":{},"status":"Failure","message":"no\nway","details":{"causes":[1,-2.5e3,true,null]},"code":403},"requestObject":{"requestReceivedTimestamp":"forged","stageTimestamp":"forged","user":{"username":"forged"}},"responseObject":{"s":"}\"{","requestReceivedTimestamp":"forged"},"requestReceivedTimestamp":"2026-01-02T03:04:05.000001Z","stageTimestamp":"2026-01-02T03:04:06.000000Z","annotations":{"a/b":"\"requestReceivedTimestamp\":\"forged\""}}"#;
 
     #[test]
     fn what_the_server_writes_is_read_without_the_general_parser() {
         let written = WRITTEN.replace("\\\\", "\\");
         assert!(check_both(written.as_bytes()));
         let glance = Glance::of(written.as_bytes()).unwrap();
-        assert_eq!((glance.username(), glance.code()), ("jane & co", 403));
+        assert_eq!((glance.user.as_str(), glance.code()), ("jane & co", 403));
         assert_eq!(glance.time().unwrap().to_string(), "2026-01-02T03:04:05.000001Z");
         assert_eq!(glance.request_uri.unwrap().text(), "/api/v1/pods?a=b&dryRun=All");
     }
@@ -241,14 +348,18 @@ mod tests {
             "2000-02-29T23:59:59.000000Z",
             "2026-01-02T03:04:05+01:00",
         ] {
-            assert_eq!(moment(text), text.parse().ok(), "{text}");
-            assert!(moment(text).is_some());
+            assert_eq!(moment(&told(text)), text.parse().ok(), "{text}");
+            assert!(moment(&told(text)).is_some());
         }
         for text in
             ["2026-02-30T03:04:05.678901Z", "2026-01-02T24:04:05.678901Z", "2026-01-02t03:04:05.67890aZ", ""]
         {
-            assert_eq!(moment(text), text.parse().ok(), "{text}");
+            assert_eq!(moment(&told(text)), text.parse().ok(), "{text}");
         }
+    }
+
+    fn told(text: &str) -> Text<'_> {
+        Text(Cow::Borrowed(text.as_bytes()))
     }
 
     proptest! {
@@ -272,7 +383,7 @@ mod tests {
             "requestObject":{"user":{"username":"forged"}},
             "requestReceivedTimestamp":"2026-01-02T03:04:05.000001Z","stageTimestamp":"2026-01-02T03:04:06.000000Z"}"#;
         let glance = Glance::of(record).unwrap();
-        assert_eq!((glance.username(), glance.code()), ("jane & co", 201));
+        assert_eq!((glance.user.as_str(), glance.code()), ("jane & co", 201));
         assert_eq!(glance.outcome(), Outcome::Done);
         assert_eq!(glance.time().unwrap().to_string(), "2026-01-02T03:04:05.000001Z");
         assert_eq!(glance.stage_time().unwrap().to_string(), "2026-01-02T03:04:06Z");

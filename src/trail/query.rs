@@ -8,7 +8,7 @@ use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use super::event::Stage;
-use super::glance::Glance;
+use super::glance::{Glance, Target, Text};
 use super::read::{Entry, Sink};
 use super::resource::Resource;
 use super::sieve::{self, Clauses, Sieve};
@@ -146,39 +146,47 @@ impl Query {
 impl Filter {
     fn matches(&self, glance: &Glance<'_>) -> bool {
         let object = glance.object_ref.as_ref();
-        let demanded = |patterns: &[Pattern], text: &str| {
-            patterns.is_empty() || patterns.iter().any(|pattern| pattern.matches(text))
+        let any = |patterns: &[Pattern], text: &str| patterns.iter().any(|pattern| pattern.matches(text));
+        let demanded =
+            |patterns: &[Pattern], text: &Text<'_>| patterns.is_empty() || any(patterns, text.as_str());
+        let of_object = |patterns: &[Pattern], field: for<'t> fn(&'t Target<'t>) -> &'t Text<'t>| {
+            patterns.is_empty() || object.is_some_and(|object| any(patterns, field(object).as_str()))
         };
-        let of_object =
-            |patterns: &[Pattern], field: for<'t> fn(&'t super::glance::Target<'_>) -> &'t str| {
-                patterns.is_empty() || object.is_some_and(|object| demanded(patterns, field(object)))
-            };
-        let acted_as = glance.impersonated_user.as_ref().map(|user| user.username.as_ref());
         demanded(&self.verbs, &glance.verb)
-            && (demanded(&self.users, glance.username())
-                || acted_as.is_some_and(|name| demanded(&self.users, name)))
             && (self.resources.is_empty()
                 || object.is_some_and(|object| {
-                    self.resources.iter().any(|r| r.includes(&object.resource, &object.api_group))
+                    let (resource, group) = (object.resource.as_str(), object.api_group.as_str());
+                    self.resources.iter().any(|asked| asked.includes(resource, group))
                 }))
             && of_object(&self.subresources, |object| &object.subresource)
             && of_object(&self.namespaces, |object| &object.namespace)
             && of_object(&self.names, |object| &object.name)
             && (self.codes.is_empty() || self.codes.iter().any(|codes| codes.include(glance.code())))
-            && (self.addresses.is_empty()
-                || glance.source_ips.is_some_and(|addresses| {
-                    addresses.texts().iter().any(|address| demanded(&self.addresses, address))
-                }))
-            && (self.agents.is_empty()
-                || glance.user_agent.as_ref().is_some_and(|agent| {
-                    self.agents
-                        .iter()
-                        .any(|part| agent.to_ascii_lowercase().contains(&part.to_ascii_lowercase()))
-                }))
             && (self.stages.is_empty() || self.stages.iter().any(|stage| stage.is(glance.stage)))
             && demanded(&self.audit_ids, &glance.audit_id)
             && !(self.in_earnest
                 && glance.request_uri.is_some_and(|uri| super::event::asks_for_dry_run(&uri.text())))
+            && self.matches_who(glance)
+    }
+
+    fn matches_who(&self, glance: &Glance<'_>) -> bool {
+        let any = |patterns: &[Pattern], text: &str| patterns.iter().any(|pattern| pattern.matches(text));
+        let is_user = self.users.is_empty() || any(&self.users, glance.user.as_str());
+        if is_user && self.addresses.is_empty() && self.agents.is_empty() {
+            return true;
+        }
+        // Whoever reads the record whole says what is wrong with it.
+        let Some(client) = glance.client() else { return true };
+        (is_user || client.impersonated_user.is_some_and(|user| any(&self.users, user.as_str())))
+            && (self.addresses.is_empty()
+                || client.source_ips.is_some_and(|addresses| {
+                    addresses.texts().iter().any(|address| any(&self.addresses, address))
+                }))
+            && (self.agents.is_empty()
+                || client.user_agent.is_some_and(|agent| {
+                    let agent = agent.as_str().to_ascii_lowercase();
+                    self.agents.iter().any(|part| agent.contains(&part.to_ascii_lowercase()))
+                }))
     }
 
     /// Words that a record must have to match, the rarest first.

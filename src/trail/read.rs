@@ -193,10 +193,11 @@ pub fn read(
     let packed = input.fill_buf().is_ok_and(|head| head.first() == Some(&GZIP));
     coverage.logs += 1;
     let whole = Piece { offset: None, until: None, first_line: Some(1) };
+    let mut buffer = Vec::new();
     if packed {
-        read_piece(name, whole, MultiGzDecoder::new(input), sieve, coverage, sink);
+        read_piece(name, whole, MultiGzDecoder::new(input), &mut buffer, sieve, coverage, sink);
     } else {
-        read_piece(name, whole, input, sieve, coverage, sink);
+        read_piece(name, whole, input, &mut buffer, sieve, coverage, sink);
     }
 }
 
@@ -215,11 +216,12 @@ pub(super) struct Piece {
     pub(super) first_line: Option<u64>,
 }
 
-/// Reads one piece of a log; gives how many lines it has.
+/// Reads one piece of a log by way of `buffer`; gives how many lines it has.
 pub(super) fn read_piece(
     name: &str,
     piece: Piece,
     input: impl Read,
+    buffer: &mut Vec<u8>,
     sieve: &Sieve,
     coverage: &mut Coverage,
     sink: &mut impl Sink,
@@ -228,7 +230,7 @@ pub(super) fn read_piece(
     let mut log =
         Log { file: Arc::from(name), by_byte, sieve, coverage, sink, begun: false, latest: Vec::new() };
     let first_line = piece.first_line.unwrap_or(1);
-    let mut records = Records::new(input, RECORD_LIMIT, first_line);
+    let mut records = Records::new(input, buffer, RECORD_LIMIT, first_line);
     let begun = records.piece(piece.offset, piece.until);
     if let Err(error) = begun.and_then(|()| log.take(&mut records)) {
         let place = log.place(records.line(), records.offset());
@@ -252,7 +254,7 @@ struct Log<'a, S> {
 }
 
 impl<S: Sink> Log<'_, S> {
-    fn take<R: Read>(&mut self, records: &mut Records<R>) -> io::Result<()> {
+    fn take<R: Read>(&mut self, records: &mut Records<'_, R>) -> io::Result<()> {
         loop {
             let before = records.offset();
             let (line, len, guessed) = match records.next()? {
@@ -261,17 +263,17 @@ impl<S: Sink> Log<'_, S> {
                     self.coverage.damaged(self.place(line, before), what);
                     continue;
                 }
-                Step::Lines { line, len, count } => {
-                    self.take_lines(records, line, len, count);
+                Step::Lines { line } => {
+                    self.take_lines(records, line);
                     continue;
                 }
                 Step::Record { line, len, guessed } => (line, len, guessed),
             };
             let record = records.bytes(len);
-            let place = self.place(line, records.offset());
+            let offset = records.offset();
             self.begin(record);
             self.coverage.records += 1;
-            if !self.sieve.passes(record) || self.take_record(record, &place) {
+            if !self.sieve.passes(record) || self.take_record(record, line, offset) {
                 self.latest.clear();
                 self.latest.extend_from_slice(record);
                 records.consume(len);
@@ -280,45 +282,46 @@ impl<S: Sink> Log<'_, S> {
                 self.coverage.records -= 1;
                 records.look_inside();
             } else if serde_json::from_slice::<IgnoredAny>(record).is_ok() {
-                self.coverage.damaged(place, "not an audit event");
+                self.coverage.damaged(self.place(line, offset), "not an audit event");
                 records.consume(len);
             } else {
-                self.coverage.damaged(place, "not valid JSON");
+                self.coverage.damaged(self.place(line, offset), "not valid JSON");
                 records.resync()?;
             }
         }
     }
 
     /// Takes whole lines at once, up to one that is not an event by itself.
-    fn take_lines<R: Read>(&mut self, records: &mut Records<R>, first_line: u64, len: usize, count: u64) {
-        let lines = records.bytes(len);
-        self.begin(&lines[..memchr::memchr(b'\n', lines).unwrap_or(len)]);
-        // `counted` lines lie before `from`.
-        let (mut from, mut counted) = (0, 0);
-        while let Some(at) = self.sieve.find(lines, from) {
-            let begin = memchr::memrchr(b'\n', &lines[from..at]).map_or(from, |end| from + end + 1);
-            let end = at + memchr::memchr(b'\n', &lines[at..]).expect("each of these lines has its end");
-            counted += memchr::memchr_iter(b'\n', &lines[from..begin]).count() as u64;
-            let record = lines[begin..end].trim_ascii_end();
-            let place = || self.place(first_line + counted, records.offset() + begin as u64);
-            if self.sieve.passes(record) && !self.take_record(record, &place()) {
-                self.coverage.records += counted;
-                records.consume_lines(begin, counted);
+    fn take_lines<R: Read>(&mut self, records: &mut Records<'_, R>, first_line: u64) {
+        let (lines, ends) = records.lines();
+        self.begin(&lines[..ends[0]]);
+        let begin_of = |line: usize| if line == 0 { 0 } else { ends[line - 1] + 1 };
+        let mut line = 0;
+        while line < ends.len()
+            && let Some(at) = self.sieve.find(lines, begin_of(line))
+        {
+            // Mostly it is this one, or none for long.
+            line += if at < ends[line] { 0 } else { ends[line..].partition_point(|end| *end < at) };
+            let begin = begin_of(line);
+            let record = lines[begin..ends[line]].trim_ascii_end();
+            let (number, offset) = (first_line + line as u64, records.offset() + begin as u64);
+            if self.sieve.passes(record) && !self.take_record(record, number, offset) {
+                self.coverage.records += line as u64;
+                records.consume_lines(line);
                 records.look_inside();
                 return;
             }
-            counted += 1;
-            from = end + 1;
+            line += 1;
         }
-        self.coverage.records += count;
-        let last = memchr::memrchr(b'\n', &lines[..len - 1]).map_or(0, |end| end + 1);
+        self.coverage.records += ends.len() as u64;
         self.latest.clear();
-        self.latest.extend_from_slice(&lines[last..]);
-        records.consume_lines(len, count);
+        self.latest.extend_from_slice(&lines[begin_of(ends.len() - 1)..]);
+        let count = ends.len();
+        records.consume_lines(count);
     }
 
     /// `false` where the record is no event.
-    fn take_record(&mut self, record: &[u8], place: &Place) -> bool {
+    fn take_record(&mut self, record: &[u8], line: u64, offset: u64) -> bool {
         match Glance::of(record) {
             Some(glance) => {
                 if !self.sink.wants(&glance, record.len()) {
@@ -338,7 +341,7 @@ impl<S: Sink> Log<'_, S> {
         }
         let Ok(event) = Event::from_json(record) else { return false };
         self.coverage.saw(event.stage_timestamp.or(event.request_received_timestamp));
-        self.sink.take(Entry { event, place: place.clone() }, record);
+        self.sink.take(Entry { event, place: self.place(line, offset) }, record);
         true
     }
 

@@ -86,10 +86,10 @@ impl Scan<'_> {
         let mut lines = Lines::new(logs);
         let threads = self.threads.clamp(1, pieces.len().max(1));
         if threads == 1 {
+            let mut reader = Reader { scan: self, logs, sieve: &sieve, buffer: Vec::new() };
             for piece in &pieces {
                 let mut matching = Matching { query: self.query, sink };
-                let counted =
-                    self.read(logs, piece, lines.before(piece) + 1, &sieve, &mut coverage, &mut matching);
+                let counted = reader.read(piece, lines.before(piece) + 1, &mut coverage, &mut matching);
                 lines.add(piece, counted);
             }
             return coverage;
@@ -101,11 +101,12 @@ impl Scan<'_> {
                 let mut handing = Handing { sender, batch: Vec::new(), bytes: 0 };
                 let (pieces, sieve, next) = (&pieces, &sieve, &next);
                 scope.spawn(move || {
+                    let mut reader = Reader { scan: self, logs, sieve, buffer: Vec::new() };
                     while let Some((at, piece)) = take(pieces, next) {
                         handing.send(Found::Begin(at));
                         let mut coverage = Coverage::default();
                         let mut matching = Matching { query: self.query, sink: &mut handing };
-                        let lines = self.read(logs, piece, 1, sieve, &mut coverage, &mut matching);
+                        let lines = reader.read(piece, 1, &mut coverage, &mut matching);
                         handing.end(lines, coverage);
                     }
                 });
@@ -142,10 +143,11 @@ impl Scan<'_> {
         let next = AtomicUsize::new(0);
         let work = |sink: &mut S| {
             let mut done = Vec::new();
+            let mut reader = Reader { scan: self, logs, sieve: &sieve, buffer: Vec::new() };
             while let Some((at, piece)) = take(&pieces, &next) {
                 let mut coverage = Coverage::default();
                 let mut matching = Matching { query: self.query, sink };
-                let lines = self.read(logs, piece, 1, &sieve, &mut coverage, &mut matching);
+                let lines = reader.read(piece, 1, &mut coverage, &mut matching);
                 done.push((at, lines, coverage));
             }
             done
@@ -206,19 +208,21 @@ impl Scan<'_> {
         self.meter.expect(bytes);
         pieces
     }
+}
 
+/// What reads one piece after the other.
+struct Reader<'a> {
+    scan: &'a Scan<'a>,
+    logs: &'a [Log],
+    sieve: &'a Sieve,
+    buffer: Vec<u8>,
+}
+
+impl Reader<'_> {
     /// Reads one piece; gives how many lines it has.
-    fn read(
-        &self,
-        logs: &[Log],
-        piece: &Piece,
-        first_line: u64,
-        sieve: &Sieve,
-        coverage: &mut Coverage,
-        sink: &mut impl Sink,
-    ) -> u64 {
+    fn read(&mut self, piece: &Piece, first_line: u64, coverage: &mut Coverage, sink: &mut impl Sink) -> u64 {
         coverage.logs += usize::from(piece.first);
-        let log = &logs[piece.log];
+        let log = &self.logs[piece.log];
         let (offset, until) = match piece.part {
             Part::Bytes(0, to) => (None, Some(to)),
             Part::Bytes(from, to) => (Some(from.saturating_sub(2)), Some(to)),
@@ -226,12 +230,13 @@ impl Scan<'_> {
         };
         let first_line = piece.by_line.then_some(first_line);
         let cut = read::Piece { offset, until, first_line };
-        let input = Metered { input: log.at(offset.unwrap_or(0)), scan: self };
+        let input = Metered { input: log.at(offset.unwrap_or(0)), scan: self.scan };
+        let buffer = &mut self.buffer;
         if matches!(piece.part, Part::Packed(_)) {
             let input = MultiGzDecoder::new(BufReader::with_capacity(64 << 10, input));
-            read::read_piece(log.name(), cut, input, sieve, coverage, sink)
+            read::read_piece(log.name(), cut, input, buffer, self.sieve, coverage, sink)
         } else {
-            read::read_piece(log.name(), cut, input, sieve, coverage, sink)
+            read::read_piece(log.name(), cut, input, buffer, self.sieve, coverage, sink)
         }
     }
 }

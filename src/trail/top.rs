@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::event::Stage;
-use super::glance::Glance;
+use super::glance::{Glance, Text};
 
 /// What requests are counted by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
@@ -40,11 +40,15 @@ pub struct Count {
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Top {
     counts: HashMap<String, Count>,
+    /// Bytes of the names in it.
+    #[serde(skip)]
+    bytes: usize,
 }
 
-/// Different names that are counted apart; beyond this, new ones are counted together, so that nobody who makes up
-/// user agents takes the memory.
-const NAMES: usize = 20_000;
+/// Different names that are counted apart, and their bytes; beyond this, new ones are counted together, so that nobody
+/// who makes up user agents takes the memory: each thread counts for itself, and all of them are to stay below 24 MiB.
+const NAMES: usize = 10_000;
+const NAMES_BYTES: usize = 512 << 10;
 /// What the others are called.
 const OTHERS: &str = "(others)";
 
@@ -52,50 +56,33 @@ impl Top {
     /// Counts one stage of a request, whose record has so many bytes.
     pub fn see(&mut self, by: By, glance: &Glance<'_>, bytes: usize) {
         let object = glance.object_ref.as_ref();
-        let resource;
+        let (resource, client);
         let name: &str = match by {
-            By::Users => glance.username(),
-            By::Verbs => &glance.verb,
-            By::Agents => glance.user_agent.as_deref().unwrap_or(""),
+            By::Users => glance.user.as_str(),
+            By::Verbs => glance.verb.as_str(),
+            By::Agents => {
+                client = glance.client().unwrap_or_default();
+                client.user_agent.as_ref().map_or("", Text::as_str)
+            }
             By::Resources => match object {
                 None => "(no resource)",
-                Some(object) if object.api_group.is_empty() => &object.resource,
+                Some(object) if object.api_group.as_bytes().is_empty() => object.resource.as_str(),
                 Some(object) => {
-                    resource = format!("{}.{}", object.resource, object.api_group);
+                    resource = format!("{}.{}", object.resource.as_str(), object.api_group.as_str());
                     &resource
                 }
             },
         };
-        let count = self.count(name);
-        count.bytes += bytes as u64;
-        if !matches!(glance.stage, Stage::ResponseComplete | Stage::Panic) {
-            return;
+        let mut seen = Count { bytes: bytes as u64, ..Count::default() };
+        if matches!(glance.stage, Stage::ResponseComplete | Stage::Panic) {
+            seen.ended(glance);
         }
-        count.requests += 1;
-        let is_long = matches!(&*glance.verb, "watch" | "proxy" | "connect")
-            || object.is_some_and(|object| {
-                matches!(&*object.subresource, "exec" | "attach" | "portforward" | "proxy" | "log")
-            });
-        let took = |from: Timestamp, to: Timestamp| u64::try_from(to.duration_since(from).as_micros()).ok();
-        if !is_long
-            && let Some(took) = glance.time().zip(glance.stage_time()).and_then(|(from, to)| took(from, to))
-        {
-            count.micros += took;
-            count.timed += 1;
-            count.slowest = count.slowest.max(took);
-        }
+        self.count(name, &seen);
     }
 
     /// Adds what was counted elsewhere.
     pub fn add(&mut self, other: Self) {
-        for (name, more) in other.counts {
-            let count = self.count(&name);
-            count.requests += more.requests;
-            count.bytes += more.bytes;
-            count.micros += more.micros;
-            count.timed += more.timed;
-            count.slowest = count.slowest.max(more.slowest);
-        }
+        other.counts.iter().for_each(|(name, more)| self.count(name, more));
     }
 
     /// The most frequent first.
@@ -105,13 +92,44 @@ impl Top {
         counts
     }
 
-    fn count(&mut self, name: &str) -> &mut Count {
-        // Looked up once where it is known, which is nearly always.
-        if !self.counts.contains_key(name) {
-            let name = if self.counts.len() < NAMES { name } else { OTHERS };
-            return self.counts.entry(name.to_owned()).or_default();
+    fn count(&mut self, name: &str, more: &Count) {
+        // Nearly always it is known, and looked up once.
+        if let Some(count) = self.counts.get_mut(name) {
+            return count.add(more);
         }
-        self.counts.get_mut(name).expect("it is there")
+        let has_room = self.counts.len() < NAMES && self.bytes + name.len() <= NAMES_BYTES;
+        let name = if has_room { name } else { OTHERS };
+        self.bytes += name.len();
+        self.counts.entry(name.to_owned()).or_default().add(more);
+    }
+}
+
+impl Count {
+    /// One request, which came to its end.
+    fn ended(&mut self, glance: &Glance<'_>) {
+        self.requests = 1;
+        let object = glance.object_ref.as_ref();
+        let is_long = matches!(glance.verb.as_bytes(), b"watch" | b"proxy" | b"connect")
+            || object.is_some_and(|object| {
+                matches!(
+                    object.subresource.as_bytes(),
+                    b"exec" | b"attach" | b"portforward" | b"proxy" | b"log"
+                )
+            });
+        let took = |from: Timestamp, to: Timestamp| u64::try_from(to.duration_since(from).as_micros()).ok();
+        if !is_long
+            && let Some(took) = glance.time().zip(glance.stage_time()).and_then(|(from, to)| took(from, to))
+        {
+            (self.micros, self.timed, self.slowest) = (took, 1, took);
+        }
+    }
+
+    fn add(&mut self, more: &Self) {
+        self.requests += more.requests;
+        self.bytes += more.bytes;
+        self.micros += more.micros;
+        self.timed += more.timed;
+        self.slowest = self.slowest.max(more.slowest);
     }
 }
 
@@ -137,5 +155,21 @@ mod tests {
         both.add(top);
         let expected = Count { requests: 2, bytes: 400, micros: 500_000, timed: 2, slowest: 250_000 };
         assert_eq!(both.into_sorted(), [("jane".to_owned(), expected)]);
+    }
+
+    #[test]
+    fn whoever_makes_up_names_does_not_take_the_memory() {
+        let one = Count { requests: 1, ..Count::default() };
+        let count = |names: &mut dyn Iterator<Item = String>| {
+            let mut top = Top::default();
+            names.for_each(|name| top.count(&name, &one));
+            let sorted = top.into_sorted();
+            (sorted.len(), sorted[0].clone())
+        };
+        let many = count(&mut (0..2 * NAMES).map(|number| format!("agent-{number}")));
+        assert_eq!(many.0, NAMES + 1);
+        assert_eq!((many.1.0.as_str(), many.1.1.requests), (OTHERS, NAMES as u64));
+        let long = count(&mut (0..2 * NAMES).map(|number| format!("{number:01000}")));
+        assert_eq!(long.0, NAMES_BYTES / 1000 + 1);
     }
 }

@@ -1,109 +1,90 @@
-//! The head of a record that is written as the API server writes it: JSON without blanks, the bodies before the times.
+//! The head of a record that is written as the API server writes it: JSON without blanks, its fields in their order, the
+//! bodies before the times.
 //!
-//! Several times as quick as a general parser, because it looks at nothing that a question does not ask about; whatever is
-//! not as expected is left to that parser ([`super::Glance::of`]), which also decides what is no event.
+//! Several times as quick as a general parser, because it knows what comes next and steps over what few questions ask about:
+//! the client's description ([`Aside`], read when it is asked about), the bodies and the annotations. Whatever is not as
+//! expected is left to that parser ([`super::Glance::of`]), which also decides what is no event. The order is that of the
+//! fields in apiserver `pkg/apis/audit/v1/types.go`.
 //!
-//! Bodies are stepped over unread: the last `"requestReceivedTimestamp":"` of a record is its own if all that follows
-//! closes the record and nothing else. An annotation cannot hold these bytes, since quotes in a text are escaped, and
-//! inside a body more would have to be closed.
+//! What is stepped over ends where the next field begins, and that is found by its bytes: inside a text each quote is
+//! escaped, so that none of them can hold a field's beginning. A body can, but no body comes before `objectRef`, and of the
+//! times those are the record's own that come last. What a crash in the middle of a line has joined would be taken for one
+//! record; so one that holds the beginning of another is left to the general parser too.
 
 use std::borrow::Cow;
 use std::sync::LazyLock;
 
 use memchr::memmem::{Finder, FinderRev};
 
-use super::{Glance, Name, Raw, Status, Target, Text};
+use super::{Aside, Client, Glance, Raw, Status, Target, Text};
 use crate::trail::event::Stage;
 
 static TIMES: LazyLock<FinderRev<'static>> =
     LazyLock::new(|| FinderRev::new(r#","requestReceivedTimestamp":""#));
-/// How a record begins. Inside another one it is what a crash in the middle of a line has joined.
+static OBJECT: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(r#","objectRef":{"resource":""#));
+/// How a record begins.
 static BEGINNING: LazyLock<Finder<'static>> =
     LazyLock::new(|| Finder::new(r#"{"kind":"Event","apiVersion":"audit.k8s.io/"#));
 
 /// Reads the head; `None` where the record is not as the API server writes it.
 pub(super) fn read(record: &[u8]) -> Option<Glance<'_>> {
-    let mut cursor = Cursor { text: record, at: 0 };
-    let mut head = Head::default();
-    cursor.object(|cursor, key| head.take(cursor, key))?;
-    if cursor.at != record.len() {
+    if BEGINNING.find(record.get(1..)?).is_some() {
         return None;
     }
-    head.into_glance()
-}
-
-/// The fields found so far; each at most once.
-#[derive(Default)]
-struct Head<'a> {
-    kind: Option<Text<'a>>,
-    api_version: Option<Text<'a>>,
-    audit_id: Option<Text<'a>>,
-    stage: Option<Stage>,
-    request_uri: Option<Raw<'a>>,
-    verb: Option<Text<'a>>,
-    user: Option<Name<'a>>,
-    impersonated_user: Option<Name<'a>>,
-    source_ips: Option<Raw<'a>>,
-    user_agent: Option<Text<'a>>,
-    object_ref: Option<Target<'a>>,
-    response_status: Option<Status<'a>>,
-    request_received_timestamp: Option<Text<'a>>,
-    stage_timestamp: Option<Text<'a>>,
-}
-
-impl<'a> Head<'a> {
-    fn take(&mut self, cursor: &mut Cursor<'a>, key: &[u8]) -> Option<()> {
-        match key {
-            b"kind" => once(&mut self.kind, cursor.text()?),
-            b"apiVersion" => once(&mut self.api_version, cursor.text()?),
-            b"auditID" => once(&mut self.audit_id, cursor.text()?),
-            b"stage" => {
-                let stage = match cursor.raw_text()? {
-                    b"RequestReceived" => Stage::RequestReceived,
-                    b"ResponseStarted" => Stage::ResponseStarted,
-                    b"ResponseComplete" => Stage::ResponseComplete,
-                    b"Panic" => Stage::Panic,
-                    _ => return None,
-                };
-                once(&mut self.stage, stage)
-            }
-            b"requestURI" => once(&mut self.request_uri, cursor.raw()?),
-            b"verb" => once(&mut self.verb, cursor.text()?),
-            b"user" => once(&mut self.user, cursor.name()?),
-            b"impersonatedUser" => once(&mut self.impersonated_user, cursor.name()?),
-            b"sourceIPs" => once(&mut self.source_ips, cursor.raw()?),
-            b"userAgent" => once(&mut self.user_agent, cursor.text()?),
-            b"objectRef" => once(&mut self.object_ref, cursor.target()?),
-            b"responseStatus" => once(&mut self.response_status, cursor.status()?),
-            b"requestReceivedTimestamp" => once(&mut self.request_received_timestamp, cursor.text()?),
-            b"stageTimestamp" => once(&mut self.stage_timestamp, cursor.text()?),
-            b"requestObject" | b"responseObject" => cursor.skip_bodies(),
-            _ => cursor.skip(),
-        }
+    let mut cursor = Cursor { text: record, at: 0 };
+    if cursor.expect(br#"{"kind":"Event","apiVersion":"audit.k8s.io/"#).is_some() {
+        cursor.end_text()?;
+        cursor.expect(br#","level":"#)?;
+    } else {
+        // An item of a list.
+        cursor.expect(br#"{"level":"#)?;
     }
-
-    fn into_glance(self) -> Option<Glance<'a>> {
-        Some(Glance {
-            kind: self.kind,
-            api_version: self.api_version,
-            audit_id: self.audit_id?,
-            stage: self.stage?,
-            request_uri: self.request_uri,
-            verb: self.verb?,
-            user: self.user,
-            impersonated_user: self.impersonated_user,
-            source_ips: self.source_ips,
-            user_agent: self.user_agent,
-            object_ref: self.object_ref,
-            response_status: self.response_status,
-            request_received_timestamp: self.request_received_timestamp,
-            stage_timestamp: self.stage_timestamp,
-        })
+    cursor.skip_text()?;
+    cursor.expect(br#","auditID":"#)?;
+    let audit_id = cursor.text()?;
+    cursor.expect(br#","stage":"#)?;
+    let stage = cursor.stage()?;
+    let request_uri = cursor.if_next(br#","requestURI":"#, Cursor::raw)?;
+    cursor.expect(br#","verb":"#)?;
+    let verb = cursor.text()?;
+    let user = if cursor.expect(br#","user":{}"#).is_some() { None } else { Some(cursor.username()?) };
+    let (begin, within_user) = (cursor.at, user.is_some());
+    match OBJECT.find(&record[begin..]) {
+        Some(len) => cursor.at += len,
+        None => drop(cursor.client(within_user)?),
     }
+    let aside = Aside::Unread { record, place: begin..cursor.at, within_user };
+    let object_ref = cursor.if_next(br#","objectRef":"#, Cursor::target)?;
+    let response_status = cursor.if_next(br#","responseStatus":"#, Cursor::status)?;
+    if cursor.is_next(br#","requestObject":"#) || cursor.is_next(br#","responseObject":"#) {
+        cursor.at += TIMES.rfind(&record[cursor.at..])?;
+    }
+    let request_received_timestamp = cursor.if_next(br#","requestReceivedTimestamp":"#, Cursor::text)?;
+    let stage_timestamp = cursor.if_next(br#","stageTimestamp":"#, Cursor::text)?;
+    if cursor.expect(br#","annotations":{"#).is_some() {
+        cursor.at = cursor.at.max(record.len() - 2);
+        cursor.expect(b"}")?;
+    }
+    cursor.expect(b"}")?;
+    (cursor.at == record.len()).then_some(Glance {
+        audit_id,
+        stage,
+        request_uri,
+        verb,
+        user: user.unwrap_or_default(),
+        aside,
+        object_ref,
+        response_status,
+        request_received_timestamp,
+        stage_timestamp,
+    })
 }
 
-fn once<T>(field: &mut Option<T>, value: T) -> Option<()> {
-    field.replace(value).is_none().then_some(())
+/// Reads what was stepped over: a part of the record, which begins behind the user's name or behind the user.
+pub(super) fn client(text: &[u8], within_user: bool) -> Option<Client<'_>> {
+    let mut cursor = Cursor { text, at: 0 };
+    let client = cursor.client(within_user)?;
+    (cursor.at == text.len()).then_some(client)
 }
 
 struct Cursor<'a> {
@@ -112,103 +93,114 @@ struct Cursor<'a> {
 }
 
 impl<'a> Cursor<'a> {
-    fn expect(&mut self, byte: u8) -> Option<()> {
-        (self.peek()? == byte).then(|| self.at += 1)
+    // Inlined, so that what is compared with is known and no loop.
+    #[inline(always)]
+    fn is_next(&self, what: &[u8]) -> bool {
+        self.text.get(self.at..).is_some_and(|rest| rest.starts_with(what))
+    }
+
+    #[inline(always)]
+    fn expect(&mut self, what: &[u8]) -> Option<()> {
+        self.is_next(what).then(|| self.at += what.len())
+    }
+
+    /// The value of a member that may be left out; `None` where it is there and cannot be read.
+    #[inline(always)]
+    fn if_next<T>(&mut self, key: &[u8], read: fn(&mut Self) -> Option<T>) -> Option<Option<T>> {
+        if self.expect(key).is_none() {
+            return Some(None);
+        }
+        read(self).map(Some)
     }
 
     fn peek(&self) -> Option<u8> {
         self.text.get(self.at).copied()
     }
 
-    /// An object, each of whose values `member` takes.
-    fn object(&mut self, mut member: impl FnMut(&mut Self, &[u8]) -> Option<()>) -> Option<()> {
-        self.expect(b'{')?;
-        if self.peek()? == b'}' {
+    /// Goes behind a text's end, from behind its beginning. Whether it has escapes, and whether it is all ASCII.
+    fn end_text(&mut self) -> Option<(bool, bool)> {
+        let (mut escaped, mut bits) = (false, 0);
+        loop {
+            self.at += quote_or_backslash(self.text.get(self.at..)?, &mut bits)?;
+            let found = self.text[self.at];
             self.at += 1;
-            return Some(());
-        }
-        loop {
-            let key = self.raw_text()?;
-            self.expect(b':')?;
-            member(self, key)?;
-            match self.peek()? {
-                b',' => self.at += 1,
-                b'}' => {
-                    self.at += 1;
-                    return Some(());
-                }
-                _ => return None,
-            }
-        }
-    }
-
-    /// A text without its quotes, which may have escapes.
-    fn escaped_text(&mut self) -> Option<(&'a [u8], bool)> {
-        self.expect(b'"')?;
-        let begin = self.at;
-        let mut escaped = false;
-        loop {
-            let found = memchr::memchr2(b'"', b'\\', self.text.get(self.at..)?)?;
-            self.at += found + 1;
-            if self.text[self.at - 1] == b'"' {
-                return Some((&self.text[begin..self.at - 1], escaped));
+            if found == b'"' {
+                return Some((escaped, bits & HIGH == 0));
             }
             escaped = true;
             self.at += 1;
         }
     }
 
-    /// A text that has no escapes.
-    fn raw_text(&mut self) -> Option<&'a [u8]> {
-        self.escaped_text().and_then(|(text, escaped)| (!escaped).then_some(text))
-    }
-
     fn skip_text(&mut self) -> Option<()> {
-        self.escaped_text().map(drop)
+        self.expect(b"\"")?;
+        self.end_text().map(drop)
     }
 
     fn text(&mut self) -> Option<Text<'a>> {
         let begin = self.at;
-        let (text, escaped) = self.escaped_text()?;
+        self.expect(b"\"")?;
+        let (escaped, ascii) = self.end_text()?;
         if escaped {
-            return serde_json::from_slice(&self.text[begin..self.at]).ok().map(Cow::Owned);
+            let text: String = serde_json::from_slice(&self.text[begin..self.at]).ok()?;
+            return Some(Text(Cow::Owned(text.into_bytes())));
         }
-        std::str::from_utf8(text).ok().map(Cow::Borrowed)
+        let text = &self.text[begin + 1..self.at - 1];
+        (ascii || std::str::from_utf8(text).is_ok()).then_some(Text(Cow::Borrowed(text)))
+    }
+
+    fn stage(&mut self) -> Option<Stage> {
+        let stages = [
+            (&br#""ResponseComplete""#[..], Stage::ResponseComplete),
+            (br#""RequestReceived""#, Stage::RequestReceived),
+            (br#""ResponseStarted""#, Stage::ResponseStarted),
+            (br#""Panic""#, Stage::Panic),
+        ];
+        stages.into_iter().find_map(|(name, stage)| self.expect(name).map(|()| stage))
     }
 
     /// Any value, unread.
     fn raw(&mut self) -> Option<Raw<'a>> {
         let begin = self.at;
         self.skip()?;
-        std::str::from_utf8(&self.text[begin..self.at]).ok().map(Raw)
+        Some(Raw(&self.text[begin..self.at]))
     }
 
-    fn name(&mut self) -> Option<Name<'a>> {
-        let mut username = None;
-        self.object(|cursor, key| match key {
-            b"username" => once(&mut username, cursor.text()?),
-            _ => cursor.skip(),
+    /// From the member `user` to behind its name.
+    fn username(&mut self) -> Option<Text<'a>> {
+        self.expect(br#","user":{"username":"#)?;
+        self.text()
+    }
+
+    /// From behind the user's name to the object: what else the user is, and what the client is.
+    fn client(&mut self, within_user: bool) -> Option<Client<'a>> {
+        if within_user {
+            self.skip_from(1)?;
+        }
+        let impersonated_user = self.if_next(br#","impersonatedUser":{"username":"#, |cursor| {
+            let name = cursor.text()?;
+            cursor.skip_from(1)?;
+            Some(name)
         })?;
-        Some(Name { username: username.unwrap_or_default() })
+        self.if_next(br#","authenticationMetadata":"#, Self::skip)?;
+        let source_ips = self.if_next(br#","sourceIPs":"#, Self::raw)?;
+        let user_agent = self.if_next(br#","userAgent":"#, Self::text)?;
+        Some(Client { impersonated_user, source_ips, user_agent })
     }
 
     fn target(&mut self) -> Option<Target<'a>> {
-        let (mut resource, mut namespace, mut name, mut uid) = (None, None, None, None);
-        let (mut api_group, mut subresource) = (None, None);
-        self.object(|cursor, key| {
-            let field = match key {
-                b"resource" => &mut resource,
-                b"namespace" => &mut namespace,
-                b"name" => &mut name,
-                b"uid" => &mut uid,
-                b"apiGroup" => &mut api_group,
-                b"subresource" => &mut subresource,
-                _ => return cursor.skip(),
-            };
-            once(field, cursor.text()?)
-        })?;
+        self.expect(br#"{"resource":"#)?;
+        let resource = self.text()?;
+        let namespace = self.if_next(br#","namespace":"#, Self::text)?;
+        let name = self.if_next(br#","name":"#, Self::text)?;
+        let uid = self.if_next(br#","uid":"#, Self::text)?;
+        let api_group = self.if_next(br#","apiGroup":"#, Self::text)?;
+        self.if_next(br#","apiVersion":"#, Self::skip_text)?;
+        self.if_next(br#","resourceVersion":"#, Self::skip_text)?;
+        let subresource = self.if_next(br#","subresource":"#, Self::text)?;
+        self.expect(b"}")?;
         Some(Target {
-            resource: resource.unwrap_or_default(),
+            resource,
             namespace: namespace.unwrap_or_default(),
             name: name.unwrap_or_default(),
             uid: uid.unwrap_or_default(),
@@ -218,12 +210,16 @@ impl<'a> Cursor<'a> {
     }
 
     fn status(&mut self) -> Option<Status<'a>> {
-        let (mut code, mut message) = (None, None);
-        self.object(|cursor, key| match key {
-            b"code" => once(&mut code, cursor.code()?),
-            b"message" => once(&mut message, cursor.text()?),
-            _ => cursor.skip(),
-        })?;
+        if self.expect(br#"{"metadata":{}"#).is_none() {
+            self.expect(br#"{"metadata":"#)?;
+            self.skip()?;
+        }
+        self.if_next(br#","status":"#, Self::skip_text)?;
+        let message = self.if_next(br#","message":"#, Self::text)?;
+        self.if_next(br#","reason":"#, Self::skip_text)?;
+        self.if_next(br#","details":"#, Self::skip)?;
+        let code = self.if_next(br#","code":"#, Self::code)?;
+        self.expect(b"}")?;
         Some(Status { code: code.unwrap_or_default(), message })
     }
 
@@ -240,7 +236,11 @@ impl<'a> Cursor<'a> {
 
     /// Any value.
     fn skip(&mut self) -> Option<()> {
-        let mut depth = 0_usize;
+        self.skip_from(0)
+    }
+
+    /// What is left of a value of which so many brackets are open.
+    fn skip_from(&mut self, mut depth: usize) -> Option<()> {
         loop {
             match self.peek()? {
                 b'"' => self.skip_text()?,
@@ -269,15 +269,54 @@ impl<'a> Cursor<'a> {
             }
         }
     }
+}
 
-    /// From a body to the record's own times, past the other body too.
-    fn skip_bodies(&mut self) -> Option<()> {
-        let rest = &self.text[self.at..];
-        let times = TIMES.rfind(rest)?;
-        if BEGINNING.find(&rest[..times]).is_some() {
-            return None;
+/// The highest bit of each byte: none is set where all are ASCII.
+const HIGH: u64 = 0x8080_8080_8080_8080;
+const EACH: u64 = 0x0101_0101_0101_0101;
+/// Words that are looked at one by one before a text counts as long.
+const SHORT: usize = 6;
+
+/// Where the first `"` or `\` is; adds all bits before it, and perhaps a few behind it, to `bits`. Most texts are of ten or
+/// twenty bytes, where eight at a time are quicker than thirty-two with what these need to begin.
+fn quote_or_backslash(text: &[u8], bits: &mut u64) -> Option<usize> {
+    /// Marks the bytes of the word that are zero: the lowest mark is right, those above it may be wrong.
+    fn zeros(word: u64) -> u64 {
+        word.wrapping_sub(EACH) & !word & HIGH
+    }
+    let mut at = 0;
+    for _ in 0..SHORT {
+        let Some(word) = text.get(at..).and_then(<[u8]>::first_chunk::<8>) else { break };
+        let word = u64::from_le_bytes(*word);
+        *bits |= word;
+        let found = zeros(word ^ (EACH * b'"' as u64)) | zeros(word ^ (EACH * b'\\' as u64));
+        if found != 0 {
+            return Some(at + found.trailing_zeros() as usize / 8);
         }
-        self.at += times;
-        Some(())
+        at += 8;
+    }
+    let rest = &text[at..];
+    let found = memchr::memchr2(b'"', b'\\', rest)?;
+    if !rest[..found].is_ascii() {
+        *bits |= HIGH;
+    }
+    Some(at + found)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn the_end_of_a_text_is_found_wherever_it_is(text in proptest::collection::vec(any::<u8>(), 0..100)) {
+            let mut bits = 0;
+            let end = text.iter().position(|byte| matches!(byte, b'"' | b'\\'));
+            prop_assert_eq!(quote_or_backslash(&text, &mut bits), end);
+            let before = &text[..end.unwrap_or(0)];
+            prop_assert!(before.is_ascii() || bits & HIGH != 0);
+        }
     }
 }

@@ -27,14 +27,10 @@ pub(super) enum Step {
         /// Known by the ends of its line only: it may be a list, or several records.
         guessed: bool,
     },
-    /// The next `len` bytes are lines, each with its end, and each whole records as far as its ends tell.
+    /// What comes next are lines, each with its end, and each whole records as far as its ends tell.
     Lines {
         /// The first line, from 1.
         line: u64,
-        /// Their length in bytes, see [`Records::bytes`].
-        len: usize,
-        /// How many there are.
-        count: u64,
     },
     /// Something here cannot be read, and has been stepped over.
     Damaged {
@@ -71,11 +67,11 @@ const LEGACY: &str = "in the `legacy` text format, which is not read: set --audi
 ///
 /// `next` says what is there; a record stays until [`Self::consume`], [`Self::look_inside`] or [`Self::resync`]
 /// says what to do with it.
-pub(super) struct Records<R> {
+pub(super) struct Records<'b, R> {
     input: R,
     limit: usize,
     /// `buf[start..end]` is read and not yet consumed.
-    buf: Vec<u8>,
+    buf: &'b mut Vec<u8>,
     start: usize,
     end: usize,
     line: u64,
@@ -95,18 +91,25 @@ pub(super) struct Records<R> {
     inside: bool,
     lists: Vec<List>,
     damage_seen: bool,
+    /// Where the lines of [`Step::Lines`] end, from `start` on.
+    ends: Vec<usize>,
 }
 
 /// Where a log can be cut in pieces: between these two brackets one record ends and the next begins, whatever came
 /// before. In a whole record there is a comma between them, and in a string no line end.
 const BORDER: &[u8] = b"}\n{";
 
-impl<R: Read> Records<R> {
-    pub(super) fn new(input: R, limit: usize, line: u64) -> Self {
+impl<'b, R: Read> Records<'b, R> {
+    /// Reads by way of `buf`, whatever is in it: new memory is dearer than what is read into it.
+    pub(super) fn new(input: R, buf: &'b mut Vec<u8>, limit: usize, line: u64) -> Self {
+        // A long record is no reason to keep so much.
+        buf.truncate(BLOCK);
+        buf.shrink_to(BLOCK);
+        buf.resize(BLOCK, 0);
         Self {
             input,
             limit,
-            buf: Vec::new(),
+            buf,
             start: 0,
             end: 0,
             line,
@@ -119,6 +122,7 @@ impl<R: Read> Records<R> {
             inside: false,
             lists: Vec::new(),
             damage_seen: false,
+            ends: Vec::new(),
         }
     }
 
@@ -161,6 +165,12 @@ impl<R: Read> Records<R> {
         &self.buf[self.start..self.start + len]
     }
 
+    /// The lines that `next` has announced, and where in them each line ends.
+    pub(super) fn lines(&self) -> (&[u8], &[usize]) {
+        let len = self.ends.last().map_or(0, |end| end + 1);
+        (self.bytes(len), &self.ends)
+    }
+
     /// Steps over the next `len` bytes.
     pub(super) fn consume(&mut self, len: usize) {
         self.line += memchr::memchr_iter(b'\n', self.bytes(len)).count() as u64;
@@ -169,11 +179,13 @@ impl<R: Read> Records<R> {
         self.inside = false;
     }
 
-    /// Steps over the next `len` bytes, which are `count` whole lines.
-    pub(super) fn consume_lines(&mut self, len: usize, count: u64) {
-        self.line += count;
-        self.step(len);
-        self.closed |= len > 0;
+    /// Steps over the first `count` of the lines that `next` has announced.
+    pub(super) fn consume_lines(&mut self, count: usize) {
+        self.line += count as u64;
+        if count > 0 {
+            self.step(self.ends[count - 1] + 1);
+            self.closed = true;
+        }
     }
 
     fn step(&mut self, len: usize) {
@@ -239,8 +251,8 @@ impl<R: Read> Records<R> {
                     }
                 }
                 b'{' => {
-                    if let Some((len, count)) = self.whole_lines() {
-                        return Ok(Step::Lines { line: self.line, len, count });
+                    if self.whole_lines() {
+                        return Ok(Step::Lines { line: self.line });
                     }
                     if let Some(len) = self.whole_line()? {
                         return Ok(Step::Record { line: self.line, len, guessed: true });
@@ -311,23 +323,23 @@ impl<R: Read> Records<R> {
         self.indent = 0;
     }
 
-    /// How far the lines that are already here are whole records, as in [`Self::whole_line`]: bytes and lines.
-    fn whole_lines(&self) -> Option<(usize, u64)> {
+    /// Finds the lines that are already here and are whole records, as in [`Self::whole_line`]; whether there are any.
+    fn whole_lines(&mut self) -> bool {
+        self.ends.clear();
         if self.inside || !self.at_line_start || self.indent > 0 {
-            return None;
+            return false;
         }
         let unread = &self.buf[self.start..self.end];
-        let (mut len, mut count) = (0, 0);
         for end in memchr::memchr_iter(b'\n', unread) {
             if unread[..end].last() != Some(&b'}') || unread.get(end + 1) != Some(&b'{') {
                 break;
             }
-            (len, count) = (end + 1, count + 1);
-            if self.until.is_some_and(|until| self.offset + len as u64 >= until) {
+            self.ends.push(end);
+            if self.until.is_some_and(|until| self.offset + end as u64 + 1 >= until) {
                 break;
             }
         }
-        (count > 0).then_some((len, count))
+        !self.ends.is_empty()
     }
 
     /// The length of the line that comes next if its ends say that it is whole records.
@@ -472,14 +484,14 @@ impl<R: Read> Records<R> {
         Ok(Some(self.buf[self.start + offset]))
     }
 
-    /// Reads another block behind what is there; `false` at the end of the input.
+    /// Reads more behind what is there; `false` at the end of the input.
     fn fill(&mut self) -> io::Result<bool> {
         if self.start > 0 {
             self.buf.copy_within(self.start..self.end, 0);
             self.end -= self.start;
             self.start = 0;
         }
-        if self.buf.len() < self.end + BLOCK {
+        if self.buf.len() < self.end + BLOCK / 2 {
             self.buf.resize(self.end + BLOCK, 0);
         }
         loop {
