@@ -68,17 +68,22 @@ fn glances(log: &[u8]) {
             assert!(std::str::from_utf8(record).is_err(), "an event without a head");
             continue;
         };
-        assert_eq!(glance.audit_id, event.audit_id);
-        assert_eq!(glance.verb, event.verb);
+        assert_eq!(glance.audit_id.as_str(), event.audit_id);
+        assert_eq!(glance.verb.as_str(), event.verb);
         assert_eq!(glance.stage, event.stage);
-        assert_eq!(glance.username(), event.user.username);
+        assert_eq!(glance.user.as_str(), event.user.username);
         assert_eq!(glance.code(), event.code());
         assert_eq!(glance.outcome(), event.outcome());
         assert_eq!(glance.time(), event.time());
         let name = event.object_ref.as_ref().map_or("", |object| &object.name);
-        assert_eq!(glance.object_ref.as_ref().map_or("", |object| &object.name), name);
+        assert_eq!(glance.object_ref.as_ref().map_or("", |object| object.name.as_str()), name);
         let uri = glance.request_uri.map(|uri| uri.text()).unwrap_or_default();
         assert_eq!(uri, event.request_uri);
+        let client = glance.client().expect("what is an event has a client");
+        let impersonated = event.impersonated_user.as_ref().map(|user| user.username.as_str());
+        assert_eq!(client.impersonated_user.as_ref().map(|name| name.as_str()), impersonated);
+        assert_eq!(client.user_agent.as_ref().map_or("", |agent| agent.as_str()), event.user_agent);
+        assert_eq!(client.source_ips.map(|ips| ips.texts()).unwrap_or_default(), event.source_ips);
     }
 }
 
