@@ -125,7 +125,7 @@ impl Query {
     /// What can match, seen from its bytes.
     pub fn sieve(&self) -> Sieve {
         let clauses: Vec<Clauses> = self.any.iter().map(Filter::clauses).collect();
-        Sieve::new(&clauses)
+        Sieve::new(&clauses).within(self.since, self.until)
     }
 
     /// Whether an event is wanted. What `mentions` demands is left to the sieve.

@@ -5,7 +5,8 @@
 //! parses what is left decides. A whole block is searched at once, not line by line.
 
 use aho_corasick::AhoCorasick;
-use memchr::memmem::Finder;
+use jiff::Timestamp;
+use memchr::memmem::{Finder, FinderRev};
 
 /// A search that leaves out what cannot matter.
 #[derive(Clone, Debug, Default)]
@@ -14,7 +15,25 @@ pub struct Sieve {
     lead: Option<Words>,
     /// A record matters if it has a word of each clause of one of these.
     alternatives: Vec<Vec<Words>>,
+    /// A record of another time does not matter.
+    window: Option<Box<Window>>,
 }
+
+/// A part of time, seen from a record's bytes.
+#[derive(Clone, Debug)]
+struct Window {
+    /// The first moment and the first one after, as [`STAGE_TIME`] is written; empty where there is none.
+    since: String,
+    until: String,
+    stage_time: FinderRev<'static>,
+}
+
+/// What stands before a record's time where the API server wrote it. In a text each quote would be escaped, and of those in
+/// bodies the record's own comes last.
+const STAGE_TIME: &str = r#","stageTimestamp":""#;
+
+/// How a record begins where the API server wrote it.
+const BEGINNING: &[u8] = br#"{"kind":"Event","apiVersion":"audit.k8s.io/"#;
 
 /// Words of which a record must have one.
 #[derive(Clone, Debug)]
@@ -40,7 +59,18 @@ impl Sieve {
                 .iter()
                 .map(|clauses| clauses.iter().filter_map(|words| Words::new(words)).collect())
                 .collect(),
+            window: None,
         }
+    }
+
+    /// The same sieve, which lets go what the API server wrote outside this part of time too.
+    pub(super) fn within(mut self, since: Option<Timestamp>, until: Option<Timestamp>) -> Self {
+        self.window = (since.is_some() || until.is_some()).then(|| {
+            let written = |time: Option<Timestamp>| time.map_or_else(String::new, |time| format!("{time:.6}"));
+            let stage_time = FinderRev::new(STAGE_TIME);
+            Box::new(Window { since: written(since), until: written(until), stage_time })
+        });
+        self
     }
 
     /// Where the first word is that a record must have, from `from` on; `from` itself where no word is known.
@@ -53,11 +83,30 @@ impl Sieve {
 
     /// Whether this record can matter.
     pub fn passes(&self, record: &[u8]) -> bool {
-        self.lead.is_none()
-            || self
-                .alternatives
-                .iter()
-                .any(|clauses| clauses.iter().all(|words| words.find(record).is_some()))
+        self.window.as_ref().is_none_or(|window| window.may_have(record))
+            && (self.lead.is_none()
+                || self
+                    .alternatives
+                    .iter()
+                    .any(|clauses| clauses.iter().all(|words| words.find(record).is_some())))
+    }
+}
+
+impl Window {
+    /// Whether the record's time is in the window, or cannot be told without reading the record.
+    fn may_have(&self, record: &[u8]) -> bool {
+        // As the API server writes it, which sorts as text: `2026-01-02T03:04:05.000000Z`. The window's first moment is cut
+        // to a microsecond, and so is its end: what is at the end's own microsecond is left to who reads the record.
+        const LENGTH: usize = 27;
+        if !record.starts_with(BEGINNING) {
+            return true;
+        }
+        let Some(at) = self.stage_time.rfind(record) else { return true };
+        let rest = &record[at + STAGE_TIME.len()..];
+        let Some((time, rest)) = rest.split_at_checked(LENGTH) else { return true };
+        let is_shaped = rest.first() == Some(&b'"') && time[10] == b'T' && time[19] == b'.' && time[26] == b'Z';
+        !is_shaped
+            || (time >= self.since.as_bytes() && (self.until.is_empty() || time <= self.until.as_bytes()))
     }
 }
 
@@ -122,6 +171,32 @@ mod tests {
             assert!(sieve.passes(b"x"));
             assert_eq!((sieve.find(b"xy", 1), sieve.find(b"xy", 2)), (Some(1), None));
         }
+    }
+
+    #[test]
+    fn what_was_written_outside_a_window_is_let_go_by_its_bytes() {
+        let at = |time: &str| -> Timestamp { time.parse().unwrap() };
+        let sieve = Sieve::default()
+            .within(Some(at("2026-01-02T00:00:00.0000019Z")), Some(at("2026-01-03T00:00:00.0000019Z")));
+        let record = |time: &str| {
+            format!(
+                r#"{{"kind":"Event","apiVersion":"audit.k8s.io/v1","requestObject":{{"a":1,"stageTimestamp":"2025-01-01T00:00:00.000000Z"}},"stageTimestamp":"{time}","annotations":{{}}}}"#
+            )
+        };
+        for (time, passes) in [
+            ("2026-01-02T00:00:00.000000Z", false),
+            ("2026-01-02T00:00:00.000001Z", true),
+            ("2026-01-03T00:00:00.000001Z", true),
+            ("2026-01-03T00:00:00.000002Z", false),
+            // Written by somebody else: whoever reads the record decides.
+            ("2026-01-01T00:00:00Z", true),
+            ("2026-01-01T00:00:00.000000+00:00", true),
+        ] {
+            assert_eq!(sieve.passes(record(time).as_bytes()), passes, "{time}");
+        }
+        let sorted = record("2026-01-01T00:00:00.000000Z").replace(r#""kind":"Event","#, "");
+        assert!(sieve.passes(sorted.as_bytes()));
+        assert!(sieve.passes(b"{\"kind\":\"Event\"}"));
     }
 
     #[test]
