@@ -14,7 +14,7 @@ use trail::glance::Glance;
 use trail::query::{Filter, Query};
 use trail::question::Question;
 use trail::read::{self, Coverage, Entry};
-use trail::request::Requests;
+use trail::request::{self, Request, Requests};
 use trail::scan::{Scan, Silent};
 use trail::sieve::Sieve;
 use trail::source;
@@ -88,9 +88,11 @@ fn glances(log: &[u8]) {
 }
 
 fn questions(log: &[u8]) {
-    let mut requests = Requests::new(3, true, false);
-    read::read("x", log, &Sieve::default(), &mut Coverage::default(), &mut |entry: Entry| requests.see(&entry, b""));
-    drop(requests.into_sorted());
+    let mut requests = Requests::new(3);
+    read::read("x", log, &Sieve::default(), &mut Coverage::default(), &mut |entry: Entry| {
+        requests.see(&entry.event, || Request::with_body(&entry));
+    });
+    request::tell_changes(&mut requests.into_sorted());
     let question = Question::parse(&["pod/my-suspicious-pod".to_owned()], None).expect("it is one");
     let mut chase = Chase::new(question, None, false);
     loop {

@@ -3,17 +3,22 @@
 //! Each is a query with a name; the filter flags narrow any of them.
 #![expect(clippy::disallowed_methods, reason = "the edge: durations count from now, times are shown as here")]
 
+use std::collections::BTreeSet;
+
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
+use serde_json::value::RawValue;
 
 use super::logs::{self, Logs};
 use super::object;
 use super::output::{self, Clock, Output};
+use super::spool::{Kept, Spool};
 use super::{FAILED, OK, Streams, who};
+use crate::trail::event::Event;
 use crate::trail::query::{self, Codes, Filter, Pattern, Query, StageName};
 use crate::trail::question::Question;
 use crate::trail::read::{Coverage, Entry, Sink};
-use crate::trail::request::{Request, Requests};
+use crate::trail::request::{self, Request, Requests};
 use crate::trail::resource::Resource;
 
 /// What was done to an object.
@@ -200,7 +205,7 @@ pub fn history(args: &HistoryArgs, streams: &mut Streams<'_>) -> anyhow::Result<
     let all = Filter { verbs: patterns(&["deletecollection"]), ..earnest };
     let mut query = question.did(vec![creates, writes], true);
     query.any.extend(question.did(vec![all], false).any);
-    print(&query, &args.shape, (true, false), &mut logs, streams)
+    print(&query, &args.shape, true, &mut logs, streams)
 }
 
 /// `who --did`, but for `created`.
@@ -237,7 +242,7 @@ pub(super) fn did(
         query.any.extend(question.did(vec![Filter { verbs: all, ..earnest }], false).any);
     }
     let shape = Shape { output: args.output, limit: 1000, ..Shape::default() };
-    print(&query, &shape, (false, false), logs, streams)
+    print(&query, &shape, false, logs, streams)
 }
 
 impl FilterArgs {
@@ -270,14 +275,19 @@ impl Shape {
 
 fn answer(query: &Query, shape: &Shape, whole: bool, streams: &mut Streams<'_>) -> anyhow::Result<u8> {
     let mut logs = Logs::open(&shape.logs)?;
-    print(query, shape, (false, whole), &mut logs, streams)
+    if whole { events(query, shape, &mut logs, streams) } else { print(query, shape, false, &mut logs, streams) }
 }
 
-struct Keeping(Requests);
+/// Keeps what a table, or an answer of our own shape, is made of.
+struct Keeping {
+    requests: Requests<Request>,
+    bodies: bool,
+}
 
 impl Sink for Keeping {
-    fn take(&mut self, entry: Entry, record: &[u8]) {
-        self.0.see(&entry, record);
+    fn take(&mut self, entry: Entry, _: &[u8]) {
+        let keep = if self.bodies { Request::with_body } else { Request::of };
+        self.requests.see(&entry.event, || keep(&entry));
     }
 }
 
@@ -285,14 +295,15 @@ impl Sink for Keeping {
 fn print(
     query: &Query,
     shape: &Shape,
-    (bodies, whole): (bool, bool),
+    bodies: bool,
     logs: &mut Logs,
     streams: &mut Streams<'_>,
 ) -> anyhow::Result<u8> {
-    let mut keeping = Keeping(Requests::new(shape.limit, bodies, whole));
+    let mut keeping = Keeping { requests: Requests::new(shape.limit), bodies };
     let coverage = logs.scan(query, streams, &mut keeping)?;
-    let let_go = keeping.0.let_go();
-    let mut requests = keeping.0.into_sorted();
+    let let_go = keeping.requests.let_go();
+    let mut requests = keeping.requests.into_sorted();
+    request::tell_changes(&mut requests);
     if shape.reverse {
         requests.reverse();
     }
@@ -306,34 +317,71 @@ fn print(
         if !requests.is_empty() {
             output::table(&rows, streams)?;
         }
-    } else if whole {
-        let events: Vec<_> = requests.iter().filter_map(|request| request.event.as_deref()).collect();
-        match output {
-            // YAML knows nothing of raw JSON.
-            Output::Yaml => {
-                let parsed = events.iter().map(|event| serde_json::from_str(event.get()));
-                output.list(&parsed.collect::<Result<Vec<serde_json::Value>, _>>()?, streams)?;
-            }
-            _ => output.list(&events, streams)?,
-        }
     } else {
-        output.list(&requests, streams)?;
+        output.list(requests.iter().map(Ok), streams)?;
     }
-    remarks(&requests, let_go, &coverage, &logs.missing(), streams)?;
-    Ok(if requests.is_empty() { FAILED } else { OK })
+    let behind = requests.iter().filter_map(|request| {
+        let impersonated = request.impersonated_user.is_some();
+        behind_deletion(&request.verb, &request.user, impersonated, &request.namespace)
+    });
+    let behind = behind.collect();
+    let told = Told { requests: requests.len(), let_go, behind };
+    remarks(&told, &coverage, &logs.missing(), streams)
+}
+
+/// Keeps the records themselves.
+struct Spooling {
+    requests: Requests<Kept>,
+    spool: Spool,
+}
+
+impl Sink for Spooling {
+    fn take(&mut self, entry: Entry, record: &[u8]) {
+        self.requests.see(&entry.event, || self.spool.keep(record));
+    }
+}
+
+/// Prints the events that match, as they were logged.
+fn events(query: &Query, shape: &Shape, logs: &mut Logs, streams: &mut Streams<'_>) -> anyhow::Result<u8> {
+    let mut spooling = Spooling { requests: Requests::new(shape.limit), spool: Spool::new(shape.limit) };
+    let coverage = logs.scan(query, streams, &mut spooling)?;
+    let (let_go, reader) = (spooling.requests.let_go(), spooling.spool.finish()?);
+    let mut kept = spooling.requests.into_sorted();
+    if shape.reverse {
+        kept.reverse();
+    }
+    let mut told = Told { requests: kept.len(), let_go, behind: BTreeSet::new() };
+    let records = kept.into_iter().map(|kept| {
+        let record = reader.read(kept)?;
+        let text = String::from_utf8_lossy(&record);
+        if let Ok(event) = Event::from_json(text.as_bytes()) {
+            let impersonated = event.impersonated_user.is_some();
+            let namespace = event.object_ref.as_ref().map_or("", |object| &object.namespace);
+            told.behind.extend(behind_deletion(&event.verb, &event.user.username, impersonated, namespace));
+        }
+        Ok(text.into_owned())
+    });
+    match shape.output {
+        // YAML knows nothing of raw JSON.
+        Output::Yaml => {
+            let parse = |text: anyhow::Result<String>| Ok(serde_json::from_str::<serde_json::Value>(&text?)?);
+            shape.output.list(records.map(parse), streams)?;
+        }
+        _ => shape.output.list(records.map(|text| Ok(RawValue::from_string(text?)?)), streams)?,
+    }
+    remarks(&told, &coverage, &logs.missing(), streams)
 }
 
 /// What a controller that deletes does it for: behind it stands somebody else.
-fn behind_deletion(request: &Request) -> Option<String> {
-    if !request.verb.starts_with("delete") || request.impersonated_user.is_some() {
+fn behind_deletion(verb: &str, user: &str, impersonated: bool, namespace: &str) -> Option<String> {
+    if !verb.starts_with("delete") || impersonated {
         return None;
     }
-    let controller = request.user.strip_prefix("system:serviceaccount:kube-system:")?;
+    let controller = user.strip_prefix("system:serviceaccount:kube-system:")?;
     let says = match controller {
         "generic-garbage-collector" => "deletes what has lost its owner: ask who deleted that".to_owned(),
         "namespace-controller" => format!(
-            "empties a Namespace that was deleted: kubectl audit who namespace/{} --did deleted",
-            request.namespace
+            "empties a Namespace that was deleted: kubectl audit who namespace/{namespace} --did deleted"
         ),
         "pod-garbage-collector" => "deletes Pods that have ended or whose Node is gone".to_owned(),
         "ttl-after-finished-controller" => "deletes Jobs that ended long enough ago".to_owned(),
@@ -345,21 +393,27 @@ fn behind_deletion(request: &Request) -> Option<String> {
     Some(format!("note: `{controller}` {says}"))
 }
 
-/// What a reader should know besides the answer.
-fn remarks(
-    requests: &[Request],
+/// What was printed.
+struct Told {
+    requests: usize,
     let_go: u64,
+    /// What to know of controllers that deleted.
+    behind: BTreeSet<String>,
+}
+
+/// What a reader should know besides the answer; the exit code.
+fn remarks(
+    told: &Told,
     coverage: &Coverage,
     missing: &[String],
     streams: &mut Streams<'_>,
-) -> std::io::Result<()> {
-    if requests.is_empty() {
+) -> anyhow::Result<u8> {
+    if told.requests == 0 {
         writeln!(streams.err, "nothing found; {coverage}")?;
     }
-    let behind: std::collections::BTreeSet<String> = requests.iter().filter_map(behind_deletion).collect();
-    behind.iter().try_for_each(|note| writeln!(streams.err, "{}", output::shown(note)))?;
-    if let_go > 0 {
-        writeln!(streams.err, "only the latest {} are shown; --limit 0 shows all", requests.len())?;
+    told.behind.iter().try_for_each(|note| writeln!(streams.err, "{}", output::shown(note)))?;
+    if told.let_go > 0 {
+        writeln!(streams.err, "only the latest {} are shown; --limit 0 shows all", told.requests)?;
     }
     if coverage.damaged > 0 {
         writeln!(streams.err, "{} damaged places could not be read, the first of them:", coverage.damaged)?;
@@ -367,7 +421,8 @@ fn remarks(
             writeln!(streams.err, "  {}: {}", damage.place, damage.what)?;
         }
     }
-    missing.iter().try_for_each(|missing| writeln!(streams.err, "{missing}"))
+    missing.iter().try_for_each(|missing| writeln!(streams.err, "{missing}"))?;
+    Ok(if told.requests == 0 { FAILED } else { OK })
 }
 
 #[cfg(test)]

@@ -22,6 +22,7 @@ pub mod print;
 mod progress;
 pub mod proofs;
 pub mod render;
+mod spool;
 pub mod status;
 pub mod tail;
 pub mod top;

@@ -35,16 +35,41 @@ impl Output {
         Ok(())
     }
 
-    /// Prints a list of values, where this is not a table: a line each, or one list.
-    pub(super) fn list(self, values: &[impl Serialize], streams: &mut Streams<'_>) -> anyhow::Result<()> {
-        match self {
-            Self::Jsonl => values.iter().try_for_each(|value| self.value(value, streams)),
-            Self::Table | Self::Wide | Self::Json | Self::Yaml => self.value(&values, streams),
+    /// Prints a list of values, where this is not a table: a line each, or one list. Each is let go before the next is
+    /// taken.
+    pub(super) fn list<T: Serialize>(
+        self,
+        values: impl IntoIterator<Item = anyhow::Result<T>>,
+        streams: &mut Streams<'_>,
+    ) -> anyhow::Result<()> {
+        let mut values = values.into_iter();
+        if self == Self::Jsonl {
+            return values.try_for_each(|value| self.value(&value?, streams));
         }
+        let mut failed = None;
+        let rest = std::iter::from_fn(|| values.next()?.map_err(|error| failed = Some(error)).ok());
+        let list = Listed(std::cell::RefCell::new(rest));
+        match self {
+            Self::Yaml => serde_yaml::to_writer(&mut *streams.out, &list)?,
+            _ => {
+                serde_json::to_writer_pretty(&mut *streams.out, &list)?;
+                writeln!(streams.out)?;
+            }
+        }
+        failed.map_or(Ok(()), Err)
     }
 
     pub(super) fn is_table(self) -> bool {
         matches!(self, Self::Table | Self::Wide)
+    }
+}
+
+/// A list that is printed once, as it is made.
+struct Listed<I>(std::cell::RefCell<I>);
+
+impl<T: Serialize, I: Iterator<Item = T>> Serialize for Listed<I> {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(&mut *self.0.borrow_mut())
     }
 }
 

@@ -67,14 +67,12 @@ pub fn run(args: &Args, streams: &mut Streams<'_>) -> anyhow::Result<u8> {
     let follows = if args.follow { follow::open(&args.logs.log)? } else { Vec::new() };
     let mut logs = Logs::open(&args.logs)?;
     let mut latest =
-        Latest { requests: Requests::new(args.limit.max(1), false, true), recent: Recent::default() };
+        Latest { requests: Requests::new(args.limit.max(1)), recent: Recent::default() };
     let coverage = logs.scan(&query, streams, &mut latest)?;
     shown.recent = latest.recent;
     if args.limit > 0 {
-        for request in latest.requests.into_sorted() {
-            let event =
-                request.event.as_ref().map(|event| event.get().as_bytes().to_vec()).unwrap_or_default();
-            shown.show(&request, &event, streams)?;
+        for (request, record) in latest.requests.into_sorted() {
+            shown.show(&request, &record, streams)?;
         }
     }
     logs.missing().iter().try_for_each(|missing| writeln!(streams.err, "{missing}"))?;
@@ -139,14 +137,14 @@ impl Sink for Found {
 
 /// What the search found that the following begins with.
 struct Latest {
-    requests: Requests,
+    requests: Requests<(Request, Vec<u8>)>,
     recent: Recent,
 }
 
 impl Sink for Latest {
     fn take(&mut self, entry: Entry, record: &[u8]) {
         self.recent.is_new(&entry);
-        self.requests.see(&entry, record);
+        self.requests.see(&entry.event, || (Request::of(&entry), record.to_vec()));
     }
 }
 

@@ -59,7 +59,7 @@ pub fn run(args: &Args, streams: &mut Streams<'_>) -> anyhow::Result<u8> {
         });
         output::table(&std::iter::once((head, Vec::new())).chain(rows).collect::<Vec<_>>(), streams)?;
     } else {
-        args.shape.output.list(&lines, streams)?;
+        args.shape.output.list(lines.iter().map(Ok), streams)?;
     }
     if coverage.damaged > 0 {
         writeln!(

@@ -9,7 +9,6 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use serde::Serialize;
 use serde_json::Value;
-use serde_json::value::RawValue;
 
 use super::event::{Event, Stage};
 use super::read::Entry;
@@ -61,33 +60,27 @@ pub struct Request {
     state: Option<Value>,
     #[serde(skip)]
     patch: bool,
-    /// The event as logged.
-    #[serde(skip)]
-    pub event: Option<Box<RawValue>>,
 }
 
-/// The latest requests seen.
+/// The latest requests seen, and of each what is kept of its furthest stage.
 #[derive(Debug)]
-pub struct Requests {
+pub struct Requests<T> {
     /// How many are kept; 0 is all.
     limit: usize,
-    bodies: bool,
-    whole: bool,
-    kept: BTreeMap<(Option<Timestamp>, String, String), Request>,
+    kept: BTreeMap<(Option<Timestamp>, String, String), (Stage, T)>,
     let_go: u64,
 }
 
-impl Requests {
-    /// Keeps the latest `limit` requests (0: all), with the `bodies` that tell what changed, or `whole` as logged.
-    pub fn new(limit: usize, bodies: bool, whole: bool) -> Self {
-        Self { limit, bodies, whole, kept: BTreeMap::new(), let_go: 0 }
+impl<T> Requests<T> {
+    /// Keeps the latest `limit` requests; 0 is all.
+    pub fn new(limit: usize) -> Self {
+        Self { limit, kept: BTreeMap::new(), let_go: 0 }
     }
 
-    /// Takes one stage of a request into account.
-    pub fn see(&mut self, entry: &Entry, record: &[u8]) {
-        let event = &entry.event;
+    /// Takes one stage of a request into account; `keep` says what is kept of it, if it is.
+    pub fn see(&mut self, event: &Event, keep: impl FnOnce() -> T) {
         let key = (event.time(), event.audit_id.clone(), event.user.username.clone());
-        if self.kept.get(&key).is_some_and(|kept| rank(kept.stage) >= rank(event.stage)) {
+        if self.kept.get(&key).is_some_and(|(kept, _)| rank(*kept) >= rank(event.stage)) {
             return;
         }
         let is_full = self.limit > 0 && self.kept.len() >= self.limit && !self.kept.contains_key(&key);
@@ -98,14 +91,7 @@ impl Requests {
             }
             self.kept.pop_first();
         }
-        let mut request = Request::of(entry);
-        if self.bodies {
-            request.keep_body(event);
-        }
-        if self.whole {
-            request.event = RawValue::from_string(String::from_utf8_lossy(record).into_owned()).ok();
-        }
-        self.kept.insert(key, request);
+        self.kept.insert(key, (event.stage, keep()));
     }
 
     /// How many earlier ones were let go, about: stages of one request may count several times.
@@ -113,22 +99,25 @@ impl Requests {
         self.let_go
     }
 
-    /// The requests by time, each with its difference to the body before.
-    pub fn into_sorted(self) -> Vec<Request> {
-        let mut requests: Vec<Request> = self.kept.into_values().collect();
-        let mut before: Option<Value> = None;
-        for request in &mut requests {
-            let Some(state) = request.state.take() else { continue };
-            if request.patch {
-                leaves(&state, "", &mut |path, value| request.changes.push(format!("{path}: {value}")));
-            } else {
-                if let Some(before) = &before {
-                    request.changes = difference(before, &state);
-                }
-                before = Some(state);
+    /// What was kept, by time.
+    pub fn into_sorted(self) -> Vec<T> {
+        self.kept.into_values().map(|(_, kept)| kept).collect()
+    }
+}
+
+/// Tells of each request, in the order of time, its difference to the body before.
+pub fn tell_changes(requests: &mut [Request]) {
+    let mut before: Option<Value> = None;
+    for request in requests {
+        let Some(state) = request.state.take() else { continue };
+        if request.patch {
+            leaves(&state, "", &mut |path, value| request.changes.push(format!("{path}: {value}")));
+        } else {
+            if let Some(before) = &before {
+                request.changes = difference(before, &state);
             }
+            before = Some(state);
         }
-        requests
     }
 }
 
@@ -162,8 +151,14 @@ impl Request {
             changes: Vec::new(),
             state: None,
             patch: false,
-            event: None,
         }
+    }
+
+    /// The same with the body that tells what it changed, for [`tell_changes`].
+    pub fn with_body(entry: &Entry) -> Self {
+        let mut request = Self::of(entry);
+        request.keep_body(&entry.event);
+        request
     }
 
     fn keep_body(&mut self, event: &Event) {
@@ -242,24 +237,28 @@ mod tests {
         Entry { event, place: Place { file: "x".into(), at: At::Line(u64::from(second)) } }
     }
 
-    fn ids(requests: Requests) -> Vec<String> {
+    fn ids(requests: Requests<Request>) -> Vec<String> {
         requests.into_sorted().into_iter().map(|r| format!("{} {:?}", r.audit_id, r.stage)).collect()
+    }
+
+    fn see(requests: &mut Requests<Request>, entry: &Entry) {
+        requests.see(&entry.event, || Request::with_body(entry));
     }
 
     #[test]
     fn stages_of_one_request_are_one_in_any_order() {
         for stages in [["RequestReceived", "ResponseComplete"], ["ResponseComplete", "RequestReceived"]] {
-            let mut requests = Requests::new(0, false, false);
-            stages.iter().for_each(|stage| requests.see(&entry("a", 1, stage, ""), b"{}"));
+            let mut requests = Requests::new(0);
+            stages.iter().for_each(|stage| see(&mut requests, &entry("a", 1, stage, "")));
             assert_eq!(ids(requests), ["a ResponseComplete"]);
         }
     }
 
     #[test]
     fn the_latest_are_kept_whatever_the_order() {
-        let mut requests = Requests::new(2, false, false);
+        let mut requests = Requests::new(2);
         for second in [3, 1, 4, 2] {
-            requests.see(&entry(&second.to_string(), second, "ResponseComplete", ""), b"{}");
+            see(&mut requests, &entry(&second.to_string(), second, "ResponseComplete", ""));
         }
         assert_eq!(requests.let_go(), 2);
         assert_eq!(ids(requests), ["3 ResponseComplete", "4 ResponseComplete"]);
@@ -267,15 +266,17 @@ mod tests {
 
     #[test]
     fn what_changed_is_told_where_bodies_tell() {
-        let mut requests = Requests::new(0, true, false);
+        let mut requests = Requests::new(0);
         let body = |replicas: u32, version: u32| {
             format!(
                 r#","responseObject":{{"metadata":{{"resourceVersion":"{version}"}},"spec":{{"replicas":{replicas},"a":[1]}}}}"#
             )
         };
-        requests.see(&entry("a", 1, "ResponseComplete", &body(1, 7)), b"{}");
-        requests.see(&entry("b", 2, "ResponseComplete", &body(3, 8)), b"{}");
-        let changes: Vec<Vec<String>> = requests.into_sorted().into_iter().map(|r| r.changes).collect();
+        see(&mut requests, &entry("a", 1, "ResponseComplete", &body(1, 7)));
+        see(&mut requests, &entry("b", 2, "ResponseComplete", &body(3, 8)));
+        let mut requests = requests.into_sorted();
+        tell_changes(&mut requests);
+        let changes: Vec<Vec<String>> = requests.into_iter().map(|r| r.changes).collect();
         assert_eq!(changes, [vec![], vec!["spec.replicas: 1 -> 3".to_owned()]]);
     }
 }

@@ -7,6 +7,7 @@ use super::*;
 #[derive(Parser)]
 enum Cli {
     History(HistoryArgs),
+    Grep(GrepArgs),
     Who(who::Args),
 }
 
@@ -23,6 +24,7 @@ fn run(log: &str, words: &[&str]) -> Said {
     let mut streams = Streams { input: &mut input, out: &mut out, err: &mut err, color: false };
     let code = match cli {
         Cli::History(args) => history(&args, &mut streams),
+        Cli::Grep(args) => grep(&args, &mut streams),
         Cli::Who(args) => who::run(&args, &mut streams),
     };
     let code = code.unwrap_or_else(|error| {
@@ -105,4 +107,23 @@ fn an_object_is_found_in_whatever_namespace_it_is_or_by_its_uid() {
     let twice = log + &line("again", 4, "create", "jane", POD);
     let said = run(&twice, &["who", "pod/web", "-A"]);
     assert!(said.err.contains("pods.v1./web -n default\n  pods.v1./web -n prod"), "{}", said.err);
+}
+
+#[test]
+fn events_are_printed_as_they_were_logged_however_many_are_kept() {
+    let pod = r#""resource":"pods","namespace":"default","name":"web-1""#;
+    let lines = [line("b", 2, "update", "jane", pod), line("a", 1, "create", "max", pod)];
+    for limit in ["0", "10"] {
+        let said = run(&lines.concat(), &["grep", "-o", "jsonl", "--limit", limit]);
+        assert_eq!((said.code, said.out), (OK, [&*lines[1], &*lines[0]].concat()), "{}", said.err);
+        let said = run(&lines.concat(), &["grep", "-o", "json", "--limit", limit, "--reverse"]);
+        let events: Vec<serde_json::Value> = serde_json::from_str(&said.out).unwrap();
+        let ids: Vec<_> = events.iter().map(|event| event["auditID"].as_str().unwrap()).collect();
+        assert_eq!(ids, ["b", "a"]);
+        let said = run(&lines.concat(), &["grep", "-o", "yaml", "--limit", limit]);
+        let events: Vec<serde_json::Value> = serde_yaml::from_str(&said.out).unwrap();
+        assert_eq!(events[1]["user"]["username"], "jane");
+    }
+    let said = run(&lines.concat(), &["grep", "-o", "json", "--user", "nobody"]);
+    assert_eq!((said.code, said.out.as_str()), (FAILED, "[]\n"));
 }
