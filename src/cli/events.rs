@@ -275,7 +275,11 @@ impl Shape {
 
 fn answer(query: &Query, shape: &Shape, whole: bool, streams: &mut Streams<'_>) -> anyhow::Result<u8> {
     let mut logs = Logs::open(&shape.logs)?;
-    if whole { events(query, shape, &mut logs, streams) } else { print(query, shape, false, &mut logs, streams) }
+    if whole {
+        events(query, shape, &mut logs, streams)
+    } else {
+        print(query, shape, false, &mut logs, streams)
+    }
 }
 
 /// Keeps what a table, or an answer of our own shape, is made of.

@@ -66,8 +66,7 @@ pub fn run(args: &Args, streams: &mut Streams<'_>) -> anyhow::Result<u8> {
     }
     let follows = if args.follow { follow::open(&args.logs.log)? } else { Vec::new() };
     let mut logs = Logs::open(&args.logs)?;
-    let mut latest =
-        Latest { requests: Requests::new(args.limit.max(1)), recent: Recent::default() };
+    let mut latest = Latest { requests: Requests::new(args.limit.max(1)), recent: Recent::default() };
     let coverage = logs.scan(&query, streams, &mut latest)?;
     shown.recent = latest.recent;
     if args.limit > 0 {

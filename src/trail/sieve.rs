@@ -66,7 +66,8 @@ impl Sieve {
     /// The same sieve, which lets go what the API server wrote outside this part of time too.
     pub(super) fn within(mut self, since: Option<Timestamp>, until: Option<Timestamp>) -> Self {
         self.window = (since.is_some() || until.is_some()).then(|| {
-            let written = |time: Option<Timestamp>| time.map_or_else(String::new, |time| format!("{time:.6}"));
+            let written =
+                |time: Option<Timestamp>| time.map_or_else(String::new, |time| format!("{time:.6}"));
             let stage_time = FinderRev::new(STAGE_TIME);
             Box::new(Window { since: written(since), until: written(until), stage_time })
         });
@@ -104,7 +105,8 @@ impl Window {
         let Some(at) = self.stage_time.rfind(record) else { return true };
         let rest = &record[at + STAGE_TIME.len()..];
         let Some((time, rest)) = rest.split_at_checked(LENGTH) else { return true };
-        let is_shaped = rest.first() == Some(&b'"') && time[10] == b'T' && time[19] == b'.' && time[26] == b'Z';
+        let is_shaped =
+            rest.first() == Some(&b'"') && time[10] == b'T' && time[19] == b'.' && time[26] == b'Z';
         !is_shaped
             || (time >= self.since.as_bytes() && (self.until.is_empty() || time <= self.until.as_bytes()))
     }
