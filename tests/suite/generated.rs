@@ -10,6 +10,7 @@ use serde_json::Value;
 use crate::markdown::document;
 use crate::source::root;
 
+mod argocd;
 mod ci;
 
 /// Holds a file against what it has to be, or makes it so.
