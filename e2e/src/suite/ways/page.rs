@@ -50,9 +50,7 @@ impl<'a> Desk<'a> {
 
     /// Does what a page says, and calls `after` with each heading when its commands are done and with what they printed.
     pub(super) fn follow(&self, page: &str, mut after: impl FnMut(&str, &str) -> Result<()>) -> Result<()> {
-        let path = top().join(page);
-        let text = fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
-        let blocks = blocks(&text);
+        let blocks = blocks_of(page)?;
         ensure!(!blocks.is_empty(), "{page} has no commands");
         let mut said = String::new();
         for (at, block) in blocks.iter().enumerate() {
@@ -68,31 +66,41 @@ impl<'a> Desk<'a> {
         Ok(())
     }
 
+    /// Does what a page says under one heading.
+    pub(super) fn section(&self, page: &str, heading: &str) -> Result<()> {
+        let blocks: Vec<Block> =
+            blocks_of(page)?.into_iter().filter(|block| block.heading == heading).collect();
+        ensure!(!blocks.is_empty(), "{page} has no commands under \"{heading}\"");
+        for block in &blocks {
+            say!("{page}:{}: {heading}, once more", block.line);
+            self.type_in(block).with_context(|| format!("{page}, line {}", block.line))?;
+        }
+        Ok(())
+    }
+
     /// Gives what was printed, on standard output and on standard error.
     fn type_in(&self, block: &Block) -> Result<String> {
-        let kept = self.folder.join(".environment");
-        let script = format!(
-            "set -euo pipefail\n[ ! -e {kept} ] || . {kept}\n{}\nexport -p >{kept}\n",
-            block.text,
-            kept = kept.display()
-        );
-        let mut command = if block.on_node {
+        let said = if block.on_node {
             let mut command = self.cluster.nodes[0].command("bash")?;
             command.arg("-c").arg(format!("set -euo pipefail\n{}", block.text));
-            command
+            said(&mut command, &block.text)
         } else {
-            let mut command = self.bash()?;
-            command.arg("-c").arg(script);
-            command
-        };
-        let ended = ended(&mut command, CHANGE * 2)?;
-        let said =
-            [ended.stdout, ended.stderr].map(|said| String::from_utf8_lossy(&said).into_owned()).concat();
+            self.enter(&block.text)
+        }?;
         for line in said.lines() {
             say!("  | {line}");
         }
-        ensure!(ended.status.success(), "ended with {}:\n{}{}", ended.status, block.text, tail(&said));
         Ok(said)
+    }
+
+    /// Does commands on the administrator's machine, after those of the page, and gives what they printed.
+    pub(super) fn enter(&self, commands: &str) -> Result<String> {
+        let kept = self.folder.with_extension("environment");
+        let script = format!(
+            "set -euo pipefail\n[ ! -e {kept} ] || . {kept}\n{commands}\nexport -p >{kept}\n",
+            kept = kept.display()
+        );
+        said(self.bash()?.arg("-c").arg(script), commands)
     }
 
     /// bash as the administrator has it, in the folder.
@@ -106,9 +114,23 @@ impl<'a> Desk<'a> {
     }
 }
 
+/// What commands print, on standard output and on standard error.
+fn said(command: &mut Command, commands: &str) -> Result<String> {
+    let ended = ended(command, CHANGE * 2)?;
+    let said = [ended.stdout, ended.stderr].map(|said| String::from_utf8_lossy(&said).into_owned()).concat();
+    ensure!(ended.status.success(), "ended with {}:\n{commands}{}", ended.status, tail(&said));
+    Ok(said)
+}
+
 /// The repository.
 pub(super) fn top() -> &'static Path {
     Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
+}
+
+fn blocks_of(page: &str) -> Result<Vec<Block>> {
+    let path = top().join(page);
+    let text = fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
+    Ok(blocks(&text))
 }
 
 fn blocks(page: &str) -> Vec<Block> {
