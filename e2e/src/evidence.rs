@@ -32,6 +32,23 @@ const OBJECTS: [(&str, &str); 5] = [
     ("events", "yaml"),
 ];
 
+/// As [`collect`]; what hinders it is said and nothing more: there is a better reason to fail.
+pub(crate) fn keep(state: &State, name: &str, why: &str) {
+    if let Err(error) = Programs::find().and_then(|programs| collect(state, &programs, name, why)) {
+        say!("no evidence: {error:#}");
+    }
+}
+
+/// The same of a cluster and of those in its lanes, for whoever wants to know what an interrupted run was waiting for.
+pub(crate) fn keep_of_interrupted(state: &State) {
+    let lanes =
+        state.lanes().into_iter().enumerate().map(|(n, lane)| (format!("interrupted-lane-{n}"), lane));
+    let all = std::iter::once(("interrupted".to_owned(), state.clone())).chain(lanes);
+    for (name, state) in all.filter(|(_, state)| !state.nodes().is_empty()) {
+        keep(&state, &name, "interrupted\n");
+    }
+}
+
 /// Copies everything, and why it is wanted, into `$E2E_EVIDENCE/NAME` (default: `e2e/evidence` of the repository). What is missing is
 /// left out: a cluster that failed early has little.
 pub(crate) fn collect(state: &State, programs: &Programs, name: &str, why: &str) -> Result<()> {

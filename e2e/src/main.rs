@@ -298,14 +298,16 @@ fn refuse_or_clean(state: &State) -> Result<()> {
     Ok(())
 }
 
-/// Takes the cluster away on Ctrl-C, on SIGTERM and on a panic (which may abort without unwinding).
+/// Takes the cluster away on Ctrl-C and on SIGTERM, when evidence of it is kept, and on a panic (which may abort without
+/// unwinding).
 fn clean_up_when_interrupted(state: &State) -> Result<()> {
     let mut signals = Signals::new([SIGINT, SIGTERM]).context("listening for signals")?;
     let interrupted = state.clone();
     thread::spawn(move || {
         if let Some(signal) = signals.forever().next() {
             launch::close();
-            say!("interrupted: taking the cluster away");
+            say!("interrupted: keeping evidence and taking the cluster away");
+            evidence::keep_of_interrupted(&interrupted);
             if let Err(error) = teardown::down(&interrupted) {
                 say!("{error:#}");
             }

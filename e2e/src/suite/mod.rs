@@ -15,11 +15,11 @@ mod who;
 
 use std::io::Write;
 use std::path::PathBuf;
+use std::time::Instant;
 
 use anyhow::{Result, bail, ensure};
 
 use crate::launch;
-use crate::programs::Programs;
 use crate::progress::say;
 use crate::state::State;
 use crate::{evidence, teardown};
@@ -70,6 +70,7 @@ pub(crate) fn run(given: &Given, filter: &str) -> Result<bool> {
     let mut failed = 0;
     for test in &chosen {
         say!("test {}", test.name);
+        let started = Instant::now();
         let result = (test.run)(given);
         ensure!(!launch::is_closed(), "interrupted");
         if let Err(error) = &result {
@@ -77,7 +78,7 @@ pub(crate) fn run(given: &Given, filter: &str) -> Result<bool> {
             failed += 1;
             keep_evidence(given, test.name, error);
         } else {
-            say!("test {} ok", test.name);
+            say!("test {} ok after {:.0} s", test.name, started.elapsed().as_secs_f64());
         }
         teardown::down(&given.state)?;
     }
@@ -140,8 +141,5 @@ pub(crate) fn demo(given: &Given) -> Result<()> {
 }
 
 fn keep_evidence(given: &Given, name: &str, why: &anyhow::Error) {
-    let why = format!("{why:#}\n");
-    if let Err(error) = Programs::find().and_then(|p| evidence::collect(&given.state, &p, name, &why)) {
-        say!("no evidence: {error:#}");
-    }
+    evidence::keep(&given.state, name, &format!("{why:#}\n"));
 }
