@@ -23,7 +23,7 @@ IMAGE ?= audit-operator:$(shell sed -n '0,/^version = "\(.*\)"/s//\1/p' Cargo.to
 
 say = @printf '\033[2m[make]\033[0m %s\n' '$(1)'
 
-.PHONY: help build static image test lint fmt clippy unit deny chart generate check-generated krew bench bench-who fuzz k8s e2e outage faults demo down
+.PHONY: help build static image test lint fmt clippy unit sim deny chart generate check-generated krew bench bench-who fuzz k8s e2e outage faults demo down
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "%-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -38,7 +38,7 @@ static: ## Build both programs as static release binaries
 image: static ## Make the container image $IMAGE with docker, podman or buildah
 	@.ci/image '$(IMAGE)' '$(STATIC)/audit-operator'
 
-test: lint unit check-generated fuzz ## Everything that needs no root
+test: lint unit sim check-generated fuzz ## Everything that needs no root
 
 lint: fmt clippy deny chart ## Formatting, clippy, licences and sources, the chart
 
@@ -54,6 +54,12 @@ unit:
 	$(call say,tests of the library and of the repository and of the test bed)
 	@cargo test --locked
 	@cargo test --locked -p e2e
+
+SEEDS ?= 10000
+SEED0 ?= 0
+sim: ## The installer on a simulated node, $SEEDS (10000) histories from number $SEED0 on; ends with `histories=N violations=0`
+	$(call say,$(SEEDS) histories of a simulated node)
+	@cargo test --quiet --locked --test sim -- --seeds=$(SEEDS) --seed0=$(SEED0)
 
 deny: $(CARGO_DENY)
 	$(call say,licences and banned crates and sources of the dependencies)

@@ -61,13 +61,17 @@ pub(super) fn sync_folder(disk: &dyn Disk, folder: &Path) -> Result<(), Error> {
     }
 }
 
-/// Makes a folder and those above it, 0700; one that exists is left as it is.
+/// Makes a folder and those above it, 0700; one that exists is left as it is. Their names are on the disk then: what is brought
+/// to a folder that a power cut takes away is gone with it.
 pub(super) fn create_folder(disk: &dyn Disk, path: &Path) -> Result<(), Error> {
-    if disk.is_folder(path) {
+    let missing: Vec<&Path> = path.ancestors().take_while(|folder| !disk.is_folder(folder)).collect();
+    if missing.is_empty() {
+        // Who made it may have ended before that. Where the folder above is not ours to bring to the disk, it was not ours to make.
+        let _ = sync_name(disk, path);
         return Ok(());
     }
     disk.create_folder(path).map_err(Error::file("make the folder", path))?;
-    sync_name(disk, path)
+    missing.into_iter().rev().try_for_each(|folder| sync_name(disk, folder))
 }
 
 /// Whether files can be made in a folder.

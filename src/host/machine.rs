@@ -37,8 +37,8 @@ pub trait Machine: fmt::Debug + Send + Sync {
     fn memory_of_pod(&self, control_groups: &Path, uid: &str) -> Option<u64>;
     /// Whether the kubelet has not taken a Pod apart yet, by the control groups in this folder.
     fn has_pod(&self, control_groups: &Path, uid: &str) -> bool;
-    /// The first port of [`PORTS`] that can be listened on, other than `but`.
-    fn free_port(&self, but: Option<u16>) -> Option<u16>;
+    /// The first port of [`PORTS`] after this one that can be listened on.
+    fn free_port(&self, after: Option<u16>) -> Option<u16>;
     /// Whether anything listens on this port of 127.0.0.1.
     fn listens(&self, port: u16) -> BoxFuture<'_, bool>;
     /// Asks as the kubelet's own probe does, at the probe's own host or else at `address`: nothing, or what is wrong in
@@ -87,9 +87,9 @@ impl Machine for RealMachine {
         control_group(control_groups, uid).is_some()
     }
 
-    fn free_port(&self, but: Option<u16>) -> Option<u16> {
+    fn free_port(&self, after: Option<u16>) -> Option<u16> {
         PORTS
-            .filter(|port| Some(*port) != but)
+            .filter(|port| Some(*port) > after)
             .find(|port| TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_ok())
     }
 
@@ -162,7 +162,7 @@ mod tests {
         let first = RealMachine.free_port(None).expect("one of a hundred");
         let _taken = TcpListener::bind((Ipv4Addr::LOCALHOST, first));
         assert_ne!(RealMachine.free_port(None), Some(first));
-        assert_ne!(RealMachine.free_port(Some(first + 1)), Some(first + 1));
+        assert!(RealMachine.free_port(Some(first + 1)) > Some(first + 1));
     }
 
     #[test]

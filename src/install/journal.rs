@@ -129,6 +129,10 @@ pub enum State {
         running: Option<String>,
         /// When the last known good manifest is put back.
         deadline: Deadline,
+        /// Containers that were there when this began, and again after each reboot: the kubelet starts them all anew, so none
+        /// of these starts says that one of them has crashed.
+        #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+        earlier: BTreeSet<String>,
     },
     /// The last known good manifest is put back, or about to be.
     RollingBack {
@@ -341,5 +345,60 @@ impl Journal {
             .filter(|m| !m.is_empty())
             .collect::<Vec<_>>()
             .join("; ")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::install::clock::Due;
+    use crate::install::order::Rehearsal;
+
+    macro_rules! left {
+        ($name:literal) => {
+            include_str!(concat!("../../tests/data/journal/", $name, ".json"))
+        };
+    }
+
+    fn read(text: &str) -> Journal {
+        serde_json::from_str(text).expect("a journal that an earlier version left")
+    }
+
+    #[test]
+    fn what_earlier_versions_left_on_a_node_is_read() {
+        let state = |text| read(text).state;
+        assert!(matches!(state(left!("format-1-swapping")), State::Swapping { running: Some(_), .. }));
+        assert!(
+            matches!(state(left!("format-1-rolling-back")), State::RollingBack { tried, .. } if tried.len() == 1)
+        );
+        let refused = state(left!("format-1-refused"));
+        assert!(
+            matches!(refused, State::Refused { by: Refuser::Checks, .. }),
+            "what stood against it may pass"
+        );
+        let order: Order = serde_json::from_str(left!("format-1-order")).expect("an order");
+        assert_eq!((order.rehearsal, order.shutdown_delay_seconds), (Rehearsal::Auto, None));
+    }
+
+    #[test]
+    fn a_deadline_of_an_earlier_format_never_passes_by_itself() {
+        let now = Moment { boot: "b".to_owned(), milliseconds: u64::MAX };
+        let later = |text| match read(text).state {
+            State::Verifying { deadline, earlier, .. } => (deadline.at(&now), earlier.len()),
+            state => panic!("{state:?}"),
+        };
+        assert_eq!(later(left!("format-1-verifying")), (Due::Unknown, 0));
+        assert_eq!(later(left!("format-2-verifying")), (Due::Unknown, 0));
+        let swapping = read(left!("format-1-swapping")).state;
+        assert!(matches!(swapping, State::Swapping { deadline, .. } if deadline.at(&now) == Due::Unknown));
+    }
+
+    #[test]
+    fn what_this_version_writes_is_read_as_it_was() {
+        let journal = read(left!("format-2-verifying"));
+        let again: Journal =
+            serde_json::from_str(&serde_json::to_string(&journal).expect("JSON")).expect("the same");
+        assert_eq!(again, journal);
+        assert_eq!((journal.version, journal.stand_in.as_ref().map(|s| s.port)), (VERSION, Some(16443)));
     }
 }

@@ -49,7 +49,7 @@ pub struct Observed {
     pub server: Option<Server>,
     /// The stand-in of the journal; `None` when there is none.
     pub stand_in: Option<Seen>,
-    /// A free port for the next stand-in.
+    /// A free port for the next stand-in, higher than that of the one in use: none is ever used twice.
     pub free_port: Option<u16>,
     /// Memory of the node.
     pub memory: Memory,
@@ -156,8 +156,8 @@ pub enum Target {
 
 /// The next step of `order`, whose journal is `journal`.
 pub fn next(order: &Order, journal: &Journal, observed: &Observed, now: &Moment) -> Step {
-    if let Some(state) = given_anew(order, &journal.state, now) {
-        return Step::Record(state);
+    if let Some(step) = after_reboot(order, journal, observed, now) {
+        return step;
     }
     if !observed.stray_stand_ins.is_empty() {
         return Step::RemoveStandIns;
@@ -170,8 +170,9 @@ pub fn next(order: &Order, journal: &Journal, observed: &Observed, now: &Moment)
         State::Swapping { before, running, deadline } => {
             swapping(order, journal, observed, before, running, deadline, now)
         }
-        State::Verifying { before, running, deadline } => {
-            verify::next(order, journal, observed, before, running.as_deref(), deadline, now)
+        State::Verifying { before, running, deadline, earlier } => {
+            let began = verify::Began { before, running: running.as_deref(), deadline, earlier };
+            verify::next(order, journal, observed, &began, now)
         }
         State::RollingBack { reason, before, tried, deadline, stuck } => {
             let began = roll_back::Began { reason, before, tried, deadline, stuck };
@@ -184,17 +185,28 @@ pub fn next(order: &Order, journal: &Journal, observed: &Observed, now: &Moment)
     }
 }
 
-/// The state with its deadlines counted from now on when they are of another boot.
-fn given_anew(order: &Order, state: &State, now: &Moment) -> Option<State> {
+/// What a reboot asks for first: the deadlines are counted from now on, and what was started before says nothing any more.
+fn after_reboot(order: &Order, journal: &Journal, observed: &Observed, now: &Moment) -> Option<Step> {
     let unknown = |deadline: &Deadline| deadline.at(now) == Due::Unknown;
-    let mut state = state.clone();
+    let mut state = journal.state.clone();
     let anew = match &mut state {
+        // The kubelet starts the stand-in again, which looks like the restart of one that crashed. Another one has no past.
+        State::Rehearsing { deadline, .. }
+            if unknown(deadline)
+                && observed.stand_in.as_ref().is_some_and(|seen| seen.in_place || seen.starts > 0)
+                && let (Some(stand_in), Some(port)) = (&journal.stand_in, observed.free_port) =>
+        {
+            return Some(Step::Employ(Some(StandIn { port, ..stand_in.clone() })));
+        }
         State::Rehearsing { deadline, started } if unknown(deadline) => {
             *started = None;
             vec![(deadline, REHEARSAL)]
         }
         State::Swapping { deadline, .. } if unknown(deadline) => vec![(deadline, STAND_IN_READY)],
-        State::Verifying { deadline, .. } if unknown(deadline) => vec![(deadline, timeout(order))],
+        State::Verifying { deadline, earlier, .. } if unknown(deadline) => {
+            *earlier = containers(observed);
+            vec![(deadline, timeout(order))]
+        }
         State::RollingBack { deadline, stuck, .. } if unknown(deadline) || unknown(stuck) => {
             vec![(deadline, timeout(order)), (stuck, STUCK)]
         }
@@ -204,7 +216,12 @@ fn given_anew(order: &Order, state: &State, now: &Moment) -> Option<State> {
     for (deadline, time) in anew {
         *deadline = now.plus(time);
     }
-    Some(state)
+    Some(Step::Record(state))
+}
+
+/// The starts of the API server's containers that there are now.
+fn containers(observed: &Observed) -> BTreeSet<String> {
+    observed.server.as_ref().map(|server| server.containers.clone()).unwrap_or_default()
 }
 
 /// What follows when a step could not be done; `observed` is what was seen after it. Before the swap nothing was
@@ -328,6 +345,7 @@ fn swapping(
                 before: before.clone(),
                 running: running.clone(),
                 deadline: now.plus(timeout(order)),
+                earlier: containers(observed),
             });
         }
         _ => return end(written_by_another(order), now),

@@ -84,7 +84,12 @@ fn swapping() -> State {
 }
 
 fn verifying() -> State {
-    State::Verifying { before: logs(&["old/0.log@1"]), running: Some("old".to_owned()), deadline: due(300) }
+    State::Verifying {
+        before: logs(&["old/0.log@1"]),
+        running: Some("old".to_owned()),
+        deadline: due(300),
+        earlier: BTreeSet::new(),
+    }
 }
 
 fn rolling_back(tried: &[&str]) -> State {
@@ -247,6 +252,24 @@ mod rehearsal {
     }
 
     #[test]
+    fn after_a_reboot_another_stand_in_without_a_past_is_tried() {
+        let rebooted = Moment { boot: "c".to_owned(), milliseconds: 5000 };
+        let before = journal(rehearsing(), Some(candidate()));
+        // The kubelet has started it again: its second start, and nothing has crashed.
+        let observed = with(Seen { listening: true, ..seen(2, not_ready()) });
+        let another = StandIn { port: 16444, ..candidate() };
+        assert_eq!(next(&order(), &before, &observed, &rebooted), Step::Employ(Some(another.clone())));
+        let employed = journal(rehearsing(), Some(another));
+        let observed = with(Seen { in_place: false, ..seen(0, not_ready()) });
+        let state = State::Rehearsing { deadline: rebooted.plus(REHEARSAL), started: None };
+        assert_eq!(next(&order(), &employed, &observed, &rebooted), Step::Record(state.clone()));
+        assert_eq!(
+            next(&order(), &journal(state, Some(candidate())), &observed, &rebooted),
+            Step::AddStandIn
+        );
+    }
+
+    #[test]
     fn without_etcd_living_on_is_enough_and_so_is_missing_etcd() {
         let stand_in = StandIn { role: Role::StartOnly, port: 16443 };
         let started = |started| State::Rehearsing { deadline: due(120), started };
@@ -379,6 +402,23 @@ mod verification {
             server.last_words = "unknown flag: --x".to_owned();
         }
         check_rolls_back(&crashed, 1, "unknown flag: --x");
+    }
+
+    #[test]
+    fn starts_from_before_a_reboot_are_no_crashes() {
+        let rebooted = Moment { boot: "c".to_owned(), milliseconds: 5000 };
+        let observed = |containers: &[&str]| swapped(containers, not_ready());
+        let step = next(&order(), &here(), &observed(&["old/0.log@1", "new/0.log@2"]), &rebooted);
+        let Step::Record(state) = step else { panic!("{step:?}") };
+        let wait = Step::Wait("the new API server is not ready: /readyz: 500".to_owned());
+        let again = ["old/0.log@1", "new/0.log@2", "new/1.log@9"];
+        let step = next(&order(), &journal(state.clone(), None), &observed(&again), &rebooted);
+        assert_eq!(step, wait, "the start after the reboot");
+        let crashed = ["old/0.log@1", "new/0.log@2", "new/1.log@9", "new/2.log@10"];
+        match next(&order(), &journal(state, None), &observed(&crashed), &rebooted) {
+            Step::Record(State::RollingBack { .. }) => {}
+            step => panic!("{step:?}"),
+        }
     }
 
     #[test]

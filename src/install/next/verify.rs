@@ -2,15 +2,22 @@
 
 use super::*;
 
+/// What the state remembers.
+pub(super) struct Began<'a> {
+    pub(super) before: &'a BTreeSet<String>,
+    pub(super) running: Option<&'a str>,
+    pub(super) deadline: &'a Deadline,
+    pub(super) earlier: &'a BTreeSet<String>,
+}
+
 pub(super) fn next(
     order: &Order,
     journal: &Journal,
     observed: &Observed,
-    before: &BTreeSet<String>,
-    running: Option<&str>,
-    deadline: &Deadline,
+    began: &Began<'_>,
     now: &Moment,
 ) -> Step {
+    let Began { before, running, deadline, earlier } = *began;
     if observed.manifest.as_deref() != Some(&order.to) {
         return end(written_by_another(order), now);
     }
@@ -36,7 +43,7 @@ pub(super) fn next(
             Some(_) => return end(Outcome::Settled, now),
         },
         Health::NotReady(answer) if !started.is_empty() => {
-            if has_crashed(&started, &server.last_words, journal.stand_in.is_some()) {
+            if has_crashed(server, before, earlier, running, journal.stand_in.is_some()) {
                 return roll_back(format!("the new API server ended: {}", server.last_words));
             }
             format!("the new API server is not ready: {answer}")
@@ -51,8 +58,17 @@ pub(super) fn next(
 
 /// Whether the new server ended by itself: its container was started again. One that found its port still taken by the
 /// forwarder or its predecessor gets another chance.
-fn has_crashed(started: &[&str], last_words: &str, relieved: bool) -> bool {
+fn has_crashed(
+    server: &Server,
+    before: &BTreeSet<String>,
+    earlier: &BTreeSet<String>,
+    running: Option<&str>,
+    relieved: bool,
+) -> bool {
+    let known = before | earlier;
+    let started: Vec<&str> =
+        new_pods(&server.containers, &known).filter(|pod| Some(*pod) != running).collect();
     let starts = started.iter().map(|pod| started.iter().filter(|p| *p == pod).count()).max().unwrap_or(0);
-    let allowed = if relieved && stand_in::lost_its_port(last_words) { 3 } else { 1 };
+    let allowed = if relieved && stand_in::lost_its_port(&server.last_words) { 3 } else { 1 };
     starts > allowed
 }
