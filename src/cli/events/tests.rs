@@ -7,7 +7,7 @@ use super::*;
 #[derive(Parser)]
 enum Cli {
     History(HistoryArgs),
-    Grep(GrepArgs),
+    Grep(Box<GrepArgs>),
     Who(who::Args),
 }
 
