@@ -202,7 +202,8 @@ fn after_reboot(order: &Order, journal: &Journal, observed: &Observed, now: &Mom
             *started = None;
             vec![(deadline, REHEARSAL)]
         }
-        State::Swapping { deadline, .. } if unknown(deadline) => vec![(deadline, STAND_IN_READY)],
+        // All of the node starts beside it.
+        State::Swapping { deadline, .. } if unknown(deadline) => vec![(deadline, REHEARSAL)],
         State::Verifying { deadline, earlier, .. } if unknown(deadline) => {
             *earlier = containers(observed);
             vec![(deadline, timeout(order))]

@@ -8,7 +8,8 @@ pub(super) fn next(observed: &Observed, outcome: &Outcome, deadline: &Deadline, 
     if observed.stand_in.as_ref().is_some_and(|seen| seen.listening || seen.alive) && !given_up {
         return Step::Wait("the stand-in to end".to_owned());
     }
-    if observed.stand_in_logs && !given_up {
+    // One that answers still writes; the next install brings its events.
+    if observed.stand_in_logs && !observed.stand_in.as_ref().is_some_and(|seen| seen.listening) {
         return Step::MergeLogs;
     }
     Step::Record(outcome.clone().into())

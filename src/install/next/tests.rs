@@ -350,6 +350,15 @@ mod swap {
             }
         }
     }
+
+    #[test]
+    fn after_a_reboot_a_stand_in_has_as_long_to_be_ready_again_as_in_the_rehearsal() {
+        // etcd, the live server and all other Pods of the node start with it.
+        let rebooted = Moment { boot: "c".to_owned(), milliseconds: 0 };
+        let step = next(&order(), &journal(swapping(), Some(candidate())), &calm(), &rebooted);
+        let Step::Record(State::Swapping { deadline, .. }) = step else { panic!("{step:?}") };
+        assert_eq!(deadline, rebooted.plus(REHEARSAL));
+    }
 }
 
 mod verification {
@@ -576,6 +585,11 @@ mod the_end {
         let over = Step::Record(State::RolledBack { reason: "why".to_owned() });
         check(&ending(), &Observed { stand_in_logs: false, ..ended }, 0, &over);
         check(&ending(), &listening, 90, &over);
+        // What is left of its Pod then does not keep its events hidden.
+        let silent = Seen { alive: true, ..seen(1, not_ready()) };
+        let silent = Observed { stand_in: Some(silent), ..listening };
+        check(&ending(), &silent, 89, &Step::Wait("the stand-in to end".to_owned()));
+        check(&ending(), &silent, 90, &Step::MergeLogs);
     }
 
     #[test]
