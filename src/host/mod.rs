@@ -243,6 +243,17 @@ impl Host {
         Ok(observed)
     }
 
+    /// Brings to the disk what is seen of an order's work: a process may have ended between a rename and that, and then what the
+    /// next one sees is gone after a power cut.
+    pub fn sync(&self, order: &Order) -> Result<(), Error> {
+        let files = order.files.iter().map(|file| self.at(&file.path));
+        let own = [self.at(&order.manifest), self.at(&order.backup()), self.last_known_good_path()];
+        for path in own.into_iter().chain(files) {
+            file::sync_folder(self.disk(), path.parent().unwrap_or(&path))?;
+        }
+        Ok(())
+    }
+
     /// Writes the order's files: 0600, owned by root as kube-apiserver runs as root under kubeadm. Makes the folders of
     /// its logs, too; one on a file system that is read-only for this process is the kubelet's to make.
     pub fn stage(&self, order: &Order) -> Result<(), Error> {

@@ -81,12 +81,6 @@ impl PodLogs {
         }
     }
 
-    /// UIDs of its Pods, also of those that have ended: the folder of one goes in the kubelet's own time.
-    pub(super) fn pods(&self) -> Vec<String> {
-        let names = file::list(self.disk.as_ref(), &self.folder).unwrap_or_default();
-        names.iter().filter_map(|name| Some(name.strip_prefix(&self.prefix)?.to_owned())).collect()
-    }
-
     /// The starts of the container, see [`Server::containers`].
     pub fn starts(&self) -> BTreeSet<String> {
         containers(self).starts

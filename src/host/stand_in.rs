@@ -122,6 +122,17 @@ impl Host {
         Ok(())
     }
 
+    /// Whether the kubelet still has a Pod of one of the order's stand-ins. An earlier one may take longer to end than the one
+    /// in use, and writes to its log until then.
+    fn has_stand_in(&self, order: &Order) -> bool {
+        let (name, groups) = (stand_in::pods_prefix(&order.id), self.at(CONTROL_GROUPS));
+        let pods = file::list(self.disk(), &self.at(server::POD_LOGS)).unwrap_or_default();
+        // `<namespace>_<pod>_<uid>`, none of which has an underscore.
+        let mut uids =
+            pods.iter().filter_map(|pod| pod.split_once('_')?.1.strip_prefix(&name)?.split_once('_'));
+        uids.any(|(_, uid)| self.machine().has_pod(&groups, uid))
+    }
+
     /// What there is of the journal's stand-in.
     pub(super) async fn observe_stand_in(
         &self,
@@ -132,15 +143,14 @@ impl Host {
         let path = self.manifests_folder().join(stand_in.file_name(&order.id));
         let text = self.stand_in_manifest(order, stand_in)?;
         let in_place = file::read(self.disk(), &path)?.is_some_and(|bytes| bytes == text.as_bytes());
-        let (mut starts, mut last_words, mut alive) = (0, String::new(), false);
+        let (mut starts, mut last_words) = (0, String::new());
         if let Ok(read) = manifest::read(&text) {
             let logs = PodLogs::new(self, node, &read);
             let containers = server::containers(&logs);
             starts = containers.starts.len();
             last_words = containers.last_words;
-            let control_groups = self.at(CONTROL_GROUPS);
-            alive = logs.pods().iter().any(|uid| self.machine().has_pod(&control_groups, uid));
         }
+        let alive = self.has_stand_in(order);
         let listening = self.machine().listens(stand_in.port).await;
         let health = if listening {
             server::health_at(self.machine(), "127.0.0.1", stand_in.port).await

@@ -80,16 +80,21 @@ pub struct Seen {
     pub health: super::Health,
     /// Whether anything listens on its port.
     pub listening: bool,
-    /// Whether the kubelet still has its Pod: one that is just starting listens nowhere yet.
+    /// Whether the kubelet still has a Pod of it or of an earlier one: one that is just starting or ending listens nowhere.
     pub alive: bool,
     /// The last words of the server that ended last, empty when none did.
     pub last_words: String,
 }
 
+/// What the names of the Pods of an order's stand-ins begin with.
+pub fn pods_prefix(order_id: &str) -> String {
+    format!("{PREFIX}{}-", label(order_id))
+}
+
 impl StandIn {
     /// Name of its Pod, for the order of this identity.
     pub fn pod_name(&self, order_id: &str) -> String {
-        format!("{PREFIX}{}-{}", label(order_id), self.port)
+        format!("{}{}", pods_prefix(order_id), self.port)
     }
 
     /// Name of its file in the manifests folder.

@@ -80,6 +80,7 @@ pub async fn carry_out(
 ) -> Result<Journal, Error> {
     let machine = host.machine();
     let mut journal = host.journal_of(order, machine.time_of_day())?;
+    host.sync(order)?;
     // The first sign of life: the agent waits for it.
     host.record(order, &journal)?;
     let mut service = Service::new(host, order, forward);

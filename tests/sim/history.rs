@@ -36,7 +36,7 @@ pub(crate) struct Report {
 /// The history of a seed.
 pub(crate) fn run(seed: u64, traced: bool) -> Report {
     let mut rng = Rng::new(seed);
-    let scenario = Scenario::new(&mut rng);
+    let scenario = Scenario::new(seed, &mut rng);
     play(scenario, rng, traced)
 }
 

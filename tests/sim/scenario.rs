@@ -19,6 +19,9 @@ pub(crate) const AUDIT_LOG: &str = "/var/log/kubernetes/audit/audit.log";
 /// Seconds a server has to be healthy. Less than the default, so that a history is short.
 pub(crate) const HEALTH_TIMEOUT: u32 = 150;
 
+/// Calls that write, in an install that goes well: about so many.
+const WRITES: u64 = 110;
+
 /// What the order changes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Change {
@@ -65,6 +68,10 @@ pub(crate) enum When {
     Write(u64),
     /// At this time, in milliseconds.
     At(u64),
+    /// When the stand-in listens and is not ready.
+    Rehearsing,
+    /// When the new live server listens and is not ready.
+    Starting,
 }
 
 /// What goes wrong.
@@ -119,7 +126,8 @@ pub(crate) struct Scenario {
 }
 
 impl Scenario {
-    pub(crate) fn new(rng: &mut Rng) -> Self {
+    /// By chance; every fifth one stops after one of the calls that write, one after the other.
+    pub(crate) fn new(seed: u64, rng: &mut Rng) -> Self {
         let change =
             rng.of(&[Change::TurnOn, Change::Another, Change::Another, Change::TakeOut, Change::OnlyFiles]);
         let bad = [
@@ -162,7 +170,21 @@ impl Scenario {
         if rng.once_in(60) {
             scenario.image = false;
         }
+        if seed.is_multiple_of(5) {
+            scenario.image = true;
+            scenario.faults = Self::sweep(seed / 5, rng);
+        }
         scenario
+    }
+
+    fn sweep(number: u64, rng: &mut Rng) -> Vec<Fault> {
+        let write = number % WRITES + 1;
+        let at = |write, what| Fault { when: When::Write(write), what };
+        match number / WRITES % 3 {
+            0 => vec![at(write, What::PowerCut)],
+            1 => vec![at(write, What::Kill)],
+            _ => vec![at(write, What::Kill), at(write + rng.between(1, 40), What::PowerCut)],
+        }
     }
 
     fn fault(&self, rng: &mut Rng) -> Fault {
@@ -182,6 +204,7 @@ impl Scenario {
         let when = match rng.between(0, 10) {
             0..=4 => When::Write(rng.between(1, 120)),
             5..=6 => When::Call(rng.between(1, 3_000)),
+            7 => rng.of(&[When::Rehearsing, When::Starting]),
             _ => When::At(rng.between(0, 150_000)),
         };
         Fault { when, what }

@@ -216,8 +216,20 @@ impl World {
         }
         self.tick();
         let (now, process) = (self.now, self.process);
-        let due: Vec<Fault> =
-            self.faults.extract_if(.., |f| matches!(f.when, When::At(at) if at <= now)).collect();
+        let starts = |stand_in: bool| {
+            let new = |s: &&Server| s.stand_in == stand_in && s.policy == self.new_policy;
+            self.servers.iter().filter(new).any(|server| server.listening && server.health(now).is_err())
+        };
+        let (rehearsing, starting) = (starts(true), starts(false));
+        let due: Vec<Fault> = self
+            .faults
+            .extract_if(.., |fault| match fault.when {
+                When::At(at) => at <= now,
+                When::Rehearsing => rehearsing,
+                When::Starting => starting,
+                When::Call(_) | When::Write(_) => false,
+            })
+            .collect();
         for fault in due {
             self.happens(fault.what, process);
         }
@@ -240,7 +252,7 @@ impl World {
             .extract_if(.., |fault| match fault.when {
                 When::Call(n) => n <= calls,
                 When::Write(n) => n <= writes,
-                When::At(_) => false,
+                When::At(_) | When::Rehearsing | When::Starting => false,
             })
             .collect();
         for fault in due {

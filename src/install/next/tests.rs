@@ -593,6 +593,16 @@ mod the_end {
     }
 
     #[test]
+    fn who_else_has_its_port_is_not_waited_for_where_pods_are_seen() {
+        let memory = Memory { available: None, used_by_server: Some(1) };
+        let anothers = Seen { listening: true, ..seen(1, not_ready()) };
+        let observed = Observed { stand_in: Some(anothers.clone()), stand_in_logs: true, memory, ..calm() };
+        check(&ending(), &observed, 0, &Step::MergeLogs);
+        let alive = Observed { stand_in: Some(Seen { alive: true, ..anothers }), ..observed };
+        check(&ending(), &alive, 0, &Step::Wait("the stand-in to end".to_owned()));
+    }
+
+    #[test]
     fn a_step_that_fails_refuses_before_the_swap_and_is_tried_again_after_it() {
         let failed = |state, observed: &Observed| {
             after_failure(&order(), &journal(state, None), observed, "disk full", &at(1))

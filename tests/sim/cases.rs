@@ -1,0 +1,93 @@
+//! Histories that are told by hand: what was found once, on a real control plane or here.
+
+use audit_operator::install::Rehearsal;
+
+use crate::history::{Report, play};
+use crate::rng::Rng;
+use crate::scenario::{Behaviour, Change, Fault, Memory, Scenario, What, When};
+
+/// A change that works on a node that works.
+fn good() -> Scenario {
+    Scenario {
+        change: Change::TurnOn,
+        behaviour: Behaviour::Good,
+        only_live: false,
+        rehearsal: Rehearsal::Auto,
+        several: false,
+        memory: Memory::Plenty,
+        image: true,
+        slow: 4,
+        faults: Vec::new(),
+    }
+}
+
+fn fault(when: When, what: What) -> Fault {
+    Fault { when, what }
+}
+
+/// Each with the state it ends in.
+fn cases() -> Vec<(&'static str, &'static str, Scenario)> {
+    let with = |faults: Vec<Fault>| Scenario { faults, ..good() };
+    let cut = |when| fault(when, What::PowerCut);
+    vec![
+        ("nothing goes wrong", "Settled", good()),
+        (
+            "a power cut in the rehearsal is no crash of the stand-in",
+            "Settled",
+            with(vec![cut(When::Rehearsing)]),
+        ),
+        (
+            "nor are two",
+            "Settled",
+            with(vec![cut(When::Rehearsing), cut(When::At(60_000)), cut(When::At(62_000))]),
+        ),
+        (
+            "a power cut when the new server starts is no crash loop",
+            "Settled",
+            with(vec![cut(When::Starting)]),
+        ),
+        (
+            "the same without a stand-in",
+            "Settled",
+            Scenario { rehearsal: Rehearsal::None, ..with(vec![cut(When::Starting)]) },
+        ),
+        (
+            "a bad policy is refused after a power cut, too",
+            "Refused",
+            Scenario { behaviour: Behaviour::Refused, ..with(vec![cut(When::Write(45))]) },
+        ),
+        (
+            "somebody has the port of a stand-in that a power cut ended: its events are kept",
+            "Settled",
+            with(vec![cut(When::Starting), fault(When::At(70_000), What::PortTaken)]),
+        ),
+        (
+            "a stand-in that ends later than the one after it: its last events are kept",
+            "RolledBack",
+            Scenario { behaviour: Behaviour::NoEvent, only_live: true, several: true, ..good() },
+        ),
+        (
+            "a change that only the live server refuses is taken back",
+            "RolledBack",
+            Scenario { behaviour: Behaviour::Refused, only_live: true, ..good() },
+        ),
+    ]
+}
+
+/// Plays them all; what is wrong with each.
+pub(crate) fn run(traced: bool) -> Vec<(&'static str, Report)> {
+    let mut found = Vec::new();
+    for (name, state, scenario) in cases() {
+        for seed in 0..10 {
+            let mut report = play(scenario.clone(), Rng::new(seed), traced);
+            if report.outcome != state {
+                report.violations.push(format!("it ends {} and not {state}", report.outcome));
+            }
+            if !report.violations.is_empty() {
+                found.push((name, report));
+                break;
+            }
+        }
+    }
+    found
+}
