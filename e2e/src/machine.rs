@@ -48,6 +48,14 @@ pub(crate) const SYSCTLS: [(&str, &str); 6] = [
     ("kernel/keys/root_maxbytes", "25000000"),
 ];
 
+/// What tells one boot of a machine from another, below /proc/sys.
+pub(crate) const BOOT: &str = "kernel/random/boot_id";
+/// The node's own, made anew whenever it is switched on; this machine's stays the same over all power cuts.
+const BOOT_OF_NODE: &str = "/run/boot-id";
+
+/// Where [`base_of_containers`] is.
+const BASE: &str = "/etc/containerd/base.json";
+
 /// The folder, in the node's, of files named after services that are not to run.
 pub(crate) const HELD: &str = "held";
 
@@ -118,12 +126,16 @@ fn assemble_root(machine: &Machine, hierarchies: &[cgroup::Hierarchy]) -> Result
         // With the small disks that a test has put into it.
         mount_bind_recursive(&source, &target).with_context(|| format!("binding {}", source.display()))?;
     }
+    let hide = |name: &str, file: &Path, value: &str| -> Result<()> {
+        fs::write(file, format!("{}\n", value.trim()))?;
+        mount_bind(file, root.join("proc/sys").join(name))
+            .with_context(|| format!("hiding the sysctl {name}"))
+    };
     for (name, value) in SYSCTLS {
-        let file = root.join("run").join(name.replace('/', "-"));
-        fs::write(&file, format!("{value}\n"))?;
-        mount_bind(&file, root.join("proc/sys").join(name))
-            .with_context(|| format!("hiding the sysctl {name}"))?;
+        hide(name, &root.join("run").join(name.replace('/', "-")), value)?;
     }
+    let boot = fs::read_to_string("/proc/sys/kernel/random/uuid").context("an identity for this boot")?;
+    hide(BOOT, &root.join(BOOT_OF_NODE.trim_start_matches('/')), &boot)?;
     Ok(root)
 }
 
@@ -161,8 +173,21 @@ fn configure(machine: &Machine) -> Result<()> {
     fs::write("/etc/resolv.conf", "nameserver 127.0.0.1\n")?;
     fs::create_dir_all("/etc/containerd")?;
     fs::write("/etc/containerd/config.toml", containerd_configuration(&machine.pause_image))?;
+    fs::write(BASE, base_of_containers(&output(Command::new("ctr").args(["oci", "spec"]))?)?)?;
     fs::write("/etc/cni/net.d/10-bridge.conflist", pod_network(machine.number))
         .context("writing the Pod network")
+}
+
+/// What every container begins with: what it has anyway, and the boot of its node. A container has a /proc of its own, and runc
+/// takes no mount into that, but what is done to it before it becomes the container's is not undone.
+fn base_of_containers(usual: &str) -> Result<String> {
+    let mut base: serde_json::Value = serde_json::from_str(usual).context("containerd's usual container")?;
+    let script = format!(
+        r#"bundle=$(sed 's/.*"bundle":"\([^"]*\)".*/\1/') && mount --bind {BOOT_OF_NODE} "$bundle/rootfs/proc/sys/{BOOT}""#
+    );
+    base["hooks"] =
+        serde_json::json!({"createContainer": [{"path": "/bin/sh", "args": ["sh", "-c", script]}]});
+    Ok(base.to_string())
 }
 
 /// Configuration version 3 is containerd 2's. `restrict_oom_score_adj`: without CAP_SYS_RESOURCE runc cannot
@@ -180,6 +205,7 @@ state = "/run/containerd"
   restrict_oom_score_adj = true
 [plugins."io.containerd.cri.v1.runtime".containerd.runtimes.runc]
   runtime_type = "io.containerd.runc.v2"
+  base_runtime_spec = "{BASE}"
 [plugins."io.containerd.cri.v1.runtime".containerd.runtimes.runc.options]
   SystemdCgroup = false
 [plugins."io.containerd.cri.v1.runtime".cni]

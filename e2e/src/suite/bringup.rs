@@ -2,14 +2,17 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 
 use crate::cluster::{Cluster, PATIENCE, Wanted};
+use crate::fault::is_program;
 use crate::launch::Lifetime;
 use crate::leftovers::Footprint;
+use crate::machine::BOOT;
+use crate::node::Node;
 use crate::progress::say;
 use crate::suite::Given;
-use crate::{teardown, wait};
+use crate::{process, teardown, wait};
 
 /// On the Pod network, on every node, tolerating what kubeadm taints control-plane nodes with.
 const WORKLOAD: &str = "
@@ -63,7 +66,7 @@ fn all_comes_back_after_a_power_cut(cluster: &Cluster) -> Result<()> {
         let count = "jsonpath={.items[0].status.containerStatuses[0].restartCount}";
         cluster.kubectl(&["get", "pods", "--selector=app=workload", "--output", count])
     };
-    let before = restarts(cluster)?;
+    let (before, boot) = (restarts(cluster)?, boots(node)?);
     let started = Instant::now();
     node.cut()?;
     say!("the power cut took {:.1} s", started.elapsed().as_secs_f64());
@@ -75,7 +78,23 @@ fn all_comes_back_after_a_power_cut(cluster: &Cluster) -> Result<()> {
         ensure!(after != before, "it has restarted {after} times as before the power cut");
         Ok(Some(()))
     })?;
+    let after = boots(node)?;
+    ensure!(
+        boot.0 == boot.1 && after.0 == after.1,
+        "a Pod and its node tell of two boots: {boot:?}, {after:?}"
+    );
+    ensure!(boot.0 != after.0, "it is the same boot as before the power cut: {boot:?}");
     pods_reach_the_service_address(cluster)
+}
+
+/// Which boot this is, as the node says and as a Pod on it sees it.
+fn boots(node: &Node) -> Result<(String, String)> {
+    let workload =
+        node.processes(|a| is_program(a, "workload"))?.pop().context("the workload does not run")?;
+    let boot = |id: process::Id| -> Result<String> {
+        Ok(std::fs::read_to_string(format!("/proc/{id}/root/proc/sys/{BOOT}"))?)
+    };
+    Ok((boot(node.init()?)?, boot(workload)?))
 }
 
 fn nothing_is_left(given: &Given) -> Result<()> {
