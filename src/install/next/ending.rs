@@ -12,7 +12,8 @@ pub(super) fn next(observed: &Observed, outcome: &Outcome, deadline: &Deadline, 
         return Step::Wait("the stand-in to end".to_owned());
     }
     // One that answers still writes; the next install brings its events.
-    if observed.stand_in_logs && !observed.stand_in.as_ref().is_some_and(|seen| seen.listening) {
+    let writes = |seen: &Seen| seen.listening && (seen.alive || !pods_are_seen);
+    if observed.stand_in_logs && !observed.stand_in.as_ref().is_some_and(writes) {
         return Step::MergeLogs;
     }
     Step::Record(outcome.clone().into())
