@@ -133,6 +133,7 @@ faults: k8s static ## Every fault of docs/reliability.md on real control planes,
 .PHONY: ways-in
 ways-in: k8s static ## The three ways in of docs/install-*.md, command by command, and back out; needs root
 	@e2e/k8s/prerequisites
+	@e2e/k8s/build argocd
 	$(call say,the ways in)
 	@E2E_OPERATOR_BINARY='$(STATIC)/audit-operator' cargo run --quiet --locked -p e2e -- ways
 

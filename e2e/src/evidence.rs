@@ -69,6 +69,7 @@ pub(crate) fn collect(state: &State, programs: &Programs, name: &str, why: &str)
             copy(&node.path(of), &to.join(of.trim_start_matches('/')))?;
         }
     }
+    copy(&state.desk().join("argocd.servers/log"), &folder.join("argocd"))?;
     if let Ok(cluster) = Cluster::running(state) {
         for (resource, form) in OBJECTS {
             let arguments = ["--request-timeout=5s", "get", resource, "--all-namespaces", "--output", form];

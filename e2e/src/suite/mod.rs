@@ -48,7 +48,7 @@ const TESTS: [Test; 11] = [
     Test { name: "bringup", unasked: true, run: bringup::run },
     Test { name: "trouble", unasked: false, run: trouble::run },
     Test { name: "story", unasked: true, run: story::run },
-    Test { name: "ways", unasked: true, run: every_way },
+    Test { name: "ways", unasked: true, run: ways_of_ci },
     Test { name: "rollout", unasked: false, run: rollout::run },
     Test { name: "faults", unasked: true, run: faults_of_ci },
     Test { name: "fleet", unasked: false, run: fleet::run },
@@ -105,7 +105,7 @@ fn faults_of_ci(given: &Given) -> Result<()> {
 
 /// Takes the ways in whose names contain `only`, and out again, see [`ways`].
 pub(crate) fn ways(given: &Given, only: &str) -> Result<()> {
-    let result = ways::run(given, only);
+    let result = ways::run(given, ways::Taken::Named(only));
     ensure!(!launch::is_closed(), "interrupted");
     if let Err(error) = &result {
         keep_evidence(given, "ways", error);
@@ -114,8 +114,8 @@ pub(crate) fn ways(given: &Given, only: &str) -> Result<()> {
     result
 }
 
-fn every_way(given: &Given) -> Result<()> {
-    ways::run(given, "")
+fn ways_of_ci(given: &Given) -> Result<()> {
+    ways::run(given, ways::Taken::Built)
 }
 
 /// Measures what a change costs, see [`outage`]; whether it is within the limits.

@@ -4,6 +4,7 @@
 //! One cluster serves all: each way ends with a node that is byte for byte what it was, and with nothing of ours in the API.
 
 mod admission;
+mod argocd;
 mod helm;
 mod kubectl;
 mod page;
@@ -18,6 +19,7 @@ use serde_json::Value;
 use crate::cluster::{Cluster, Wanted};
 use crate::image;
 use crate::launch::Lifetime;
+use crate::programs::Programs;
 use crate::progress::say;
 use crate::suite::Given;
 use crate::wait;
@@ -33,10 +35,16 @@ const IN_THE_PAGES: &str = "registry.example.com/audit-operator";
 /// One way in.
 struct Way {
     name: &'static str,
+    /// The program it is about, beside what every cluster needs.
+    program: &'static str,
     run: fn(&Road<'_>) -> Result<()>,
 }
 
-const WAYS: [Way; 2] = [Way { name: "kubectl", run: kubectl::run }, Way { name: "helm", run: helm::run }];
+const WAYS: [Way; 3] = [
+    Way { name: "kubectl", program: "kubectl", run: kubectl::run },
+    Way { name: "helm", program: "helm", run: helm::run },
+    Way { name: "argocd", program: "argocd", run: argocd::run },
+];
 
 /// What each way is given.
 pub(super) struct Road<'a> {
@@ -46,13 +54,20 @@ pub(super) struct Road<'a> {
     original: String,
 }
 
-/// The ways whose names contain `only`, one after the other until one fails. Closes with `ways=N passed=N` on standard
-/// output.
-pub(super) fn run(given: &Given, only: &str) -> Result<()> {
+/// Which ways are to be taken.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Taken<'a> {
+    /// Those whose names contain this.
+    Named(&'a str),
+    /// Those whose program is built. Argo CD takes nine minutes, which CI has on a machine that has it from before.
+    Built,
+}
+
+/// Takes the ways one after the other until one fails. Closes with `ways=N passed=N` on standard output.
+pub(super) fn run(given: &Given, taken: Taken<'_>) -> Result<()> {
     let missing = "needs the operator: `make static`, and --operator-binary or E2E_OPERATOR_BINARY";
     let operator = given.operator.as_deref().context(missing)?;
-    let chosen: Vec<&Way> = WAYS.iter().filter(|way| way.name.contains(only)).collect();
-    ensure!(!chosen.is_empty(), "no way is called `{only}`; there are: {}", WAYS.map(|w| w.name).join(", "));
+    let chosen = chosen(taken, &Programs::find()?)?;
     let wanted = Wanted { nodes: 1, operator: Some(operator.to_owned()), lifetime: Lifetime::OfThisProcess };
     let cluster = Cluster::up(&given.state, &wanted)?;
     name_the_image_as_in_the_pages(&cluster)?;
@@ -71,6 +86,24 @@ pub(super) fn run(given: &Given, only: &str) -> Result<()> {
     }
     writeln!(std::io::stdout(), "ways={} passed={passed}", chosen.len())?;
     result
+}
+
+fn chosen(taken: Taken<'_>, programs: &Programs) -> Result<Vec<&'static Way>> {
+    let mut chosen = Vec::new();
+    for way in &WAYS {
+        match (taken, programs.path(way.program)) {
+            (Taken::Named(name), _) if !way.name.contains(name) => {}
+            (Taken::Built, Err(_)) => say!("way {} is left out: {} is not built", way.name, way.program),
+            (_, program) => {
+                let build = || format!("`e2e/k8s/build {}` builds it", way.program);
+                program.with_context(build)?;
+                chosen.push(way);
+            }
+        }
+    }
+    let names = WAYS.iter().map(|way| way.name).collect::<Vec<_>>().join(", ");
+    ensure!(!chosen.is_empty(), "no way is called so; there are: {names}");
+    Ok(chosen)
 }
 
 fn name_the_image_as_in_the_pages(cluster: &Cluster) -> Result<()> {

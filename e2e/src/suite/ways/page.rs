@@ -20,6 +20,7 @@ pub(super) struct Desk<'a> {
     pub(super) cluster: &'a Cluster,
     pub(super) folder: PathBuf,
     plugins: PathBuf,
+    environment: Vec<(&'static str, &'static str)>,
 }
 
 /// One block.
@@ -45,7 +46,7 @@ impl<'a> Desk<'a> {
         let plugin = operator.with_file_name("kubectl-audit").canonicalize();
         let plugin = plugin.context("kubectl-audit is not beside the operator; `make static` builds it")?;
         let plugins = plugin.parent().context("a file is in a folder")?.to_owned();
-        Ok(Self { cluster, folder, plugins })
+        Ok(Self { cluster, folder, plugins, environment: Vec::new() })
     }
 
     /// Does what a page says, and calls `after` with each heading when its commands are done and with what they printed.
@@ -103,6 +104,11 @@ impl<'a> Desk<'a> {
         said(self.bash()?.arg("-c").arg(script), commands)
     }
 
+    /// Sets a variable of the environment for all commands that follow.
+    pub(super) fn set(&mut self, name: &'static str, value: &'static str) {
+        self.environment.push((name, value));
+    }
+
     /// bash as the administrator has it, in the folder.
     pub(super) fn bash(&self) -> Result<Command> {
         let mut command = self.cluster.command(Path::new("bash"))?;
@@ -110,6 +116,7 @@ impl<'a> Desk<'a> {
             std::iter::once(self.plugins.clone()).chain(std::env::split_paths(&self.cluster.search_path()?)),
         )?;
         command.current_dir(&self.folder).env("PATH", path).env("HOME", &self.folder);
+        command.envs(self.environment.iter().copied());
         Ok(command)
     }
 }
