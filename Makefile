@@ -142,6 +142,13 @@ demo: k8s static ## The whole story on a real control plane; needs root
 	$(call say,the demonstration)
 	@E2E_OPERATOR_BINARY='$(STATIC)/audit-operator' cargo run --quiet --locked -p e2e -- demo
 
+.PHONY: session
+session: k8s static ## Record the demonstration to docs/demo.md and docs/pictures/demo.svg; needs root
+	@e2e/k8s/prerequisites
+	$(call say,recording the demonstration)
+	@cargo build --quiet --locked -p e2e
+	@E2E_OPERATOR_BINARY='$(STATIC)/audit-operator' .ci/session '$(abspath $(or $(CARGO_TARGET_DIR),target))/debug/e2e'
+
 down: ## Take away what `demo` left
 	@cargo run --quiet --locked -p e2e -- down
 
