@@ -381,6 +381,37 @@ mod tests {
     }
 
     #[test]
+    fn a_client_whose_description_is_not_utf_8_is_still_one_client() {
+        let mut record = concat!(
+            r#"{"kind":"Event","apiVersion":"audit.k8s.io/v1","level":"Metadata","auditID":"a","#,
+            r#""stage":"ResponseComplete","requestURI":"/api","verb":"get","user":{"username":"jane"},"#,
+            r#""sourceIPs":["10.0.0.7"],"userAgent":"?kubectl","objectRef":{"resource":"pods"},"#,
+            r#""responseStatus":{"metadata":{},"code":200},"#,
+            r#""requestReceivedTimestamp":"2026-01-02T03:04:05.000000Z","#,
+            r#""stageTimestamp":"2026-01-02T03:04:05.000000Z"}"#,
+        )
+        .as_bytes()
+        .to_vec();
+        *record.iter_mut().find(|byte| **byte == b'?').unwrap() = 0xff;
+        let found = |filter: Filter| {
+            let query = Query { any: vec![filter], ..Query::default() };
+            let mut found = 0;
+            let mut sink = |_: Entry| found += 1;
+            let mut matching = Matching { query: &query, sink: &mut sink };
+            let (sieve, mut coverage) = (query.sieve(), Default::default());
+            super::super::read::read("x", &record[..], &sieve, &mut coverage, &mut matching);
+            found
+        };
+        assert_eq!(found(Filter { agents: vec!["kubectl".to_owned()], ..Filter::default() }), 1);
+        assert_eq!(found(Filter { agents: vec!["helm".to_owned()], ..Filter::default() }), 0);
+        assert_eq!(
+            found(Filter { addresses: patterns("10.*"), users: patterns("j*"), ..Filter::default() }),
+            1
+        );
+        assert_eq!(found(Filter { addresses: patterns("10.0.0.8*"), ..Filter::default() }), 0);
+    }
+
+    #[test]
     fn a_window_begins_with_its_first_moment_and_ends_before_its_last() {
         let at: Timestamp = "2026-01-02T03:04:05Z".parse().unwrap();
         let matches = |since, until| {

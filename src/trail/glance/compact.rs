@@ -28,7 +28,8 @@ static BEGINNING: LazyLock<Finder<'static>> =
 
 /// Reads the head; `None` where the record is not as the API server writes it.
 pub(super) fn read(record: &[u8]) -> Option<Glance<'_>> {
-    if BEGINNING.find(record.get(1..)?).is_some() {
+    // What is not UTF-8 is looked at only after it was made so, or what is stepped over could not be read when it is asked for.
+    if BEGINNING.find(record.get(1..)?).is_some() || std::str::from_utf8(record).is_err() {
         return None;
     }
     let mut cursor = Cursor { text: record, at: 0 };
