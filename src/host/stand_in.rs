@@ -1,6 +1,6 @@
 //! The stand-in on the node: its manifest in the manifests folder, its Pod, its own audit log.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::install::addresses::Addresses;
 use crate::install::order::{self, STATE_FOLDER};
@@ -92,6 +92,8 @@ impl Host {
             let into = self.at(path);
             for name in file::list(self.disk(), into.parent().unwrap_or(&into))? {
                 let (raw, label) = match stand_in::raw_log(&name) {
+                    // What is only called nearly so, such as a copy that somebody made, would be there for ever.
+                    Some((raw, _)) if !stand_in_log::is_of(Path::new(&raw), &name) => continue,
                     Some(found) => found,
                     // Its raw files are gone already, so any name does.
                     None if name == stand_in_log::staged_name(&into) => (name.clone(), ""),

@@ -173,8 +173,7 @@ impl Merging<'_> {
         let folder = folder(self.raw_log);
         let mut found = Vec::new();
         for name in file::list(self.disk, folder)? {
-            let raw = name.strip_prefix('.').and_then(|name| name.strip_suffix(CLAIMED));
-            if let Some(stamp) = raw.and_then(|raw| self.raw_stamp(raw)) {
+            if let Some(stamp) = unclaimed(&name).and_then(|raw| self.raw_stamp(raw)) {
                 found.push((stamp, folder.join(name)));
             }
         }
@@ -182,17 +181,32 @@ impl Merging<'_> {
         Ok(found.into_iter().map(|(_, path)| path).collect())
     }
 
-    /// When a raw file was rotated, if the name is one of a raw file; the live one comes after them all.
     fn raw_stamp(&self, name: &str) -> Option<civil::DateTime> {
-        let raw = name_of(self.raw_log);
-        if name == raw {
-            return Some(civil::DateTime::MAX);
-        }
-        let (stem, extension) = split(&raw);
-        let name = name.strip_suffix(".gz").unwrap_or(name);
-        let stamp = name.strip_prefix(stem)?.strip_prefix('-')?.strip_suffix(extension)?;
-        civil::DateTime::strptime(STAMP, stamp).ok()
+        raw_stamp(self.raw_log, name)
     }
+}
+
+/// Whether a file of this name is one of those that [`merge`] moves and removes: the raw log, or what it was rotated or claimed
+/// to.
+pub(super) fn is_of(raw_log: &Path, name: &str) -> bool {
+    raw_stamp(raw_log, unclaimed(name).unwrap_or(name)).is_some()
+}
+
+/// The name of a claimed file before it was claimed.
+fn unclaimed(name: &str) -> Option<&str> {
+    name.strip_prefix('.')?.strip_suffix(CLAIMED)
+}
+
+/// When a raw file was rotated, if the name is one of a raw file; the live one comes after them all.
+fn raw_stamp(raw_log: &Path, name: &str) -> Option<civil::DateTime> {
+    let raw = name_of(raw_log);
+    if name == raw {
+        return Some(civil::DateTime::MAX);
+    }
+    let (stem, extension) = split(&raw);
+    let name = name.strip_suffix(".gz").unwrap_or(name);
+    let stamp = name.strip_prefix(stem)?.strip_prefix('-')?.strip_suffix(extension)?;
+    civil::DateTime::strptime(STAMP, stamp).ok()
 }
 
 /// Name of the whole file of events that only lacks its name yet.
@@ -323,6 +337,19 @@ mod tests {
         let mut packed = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
         packed.write_all(&fs::read(path).unwrap()).unwrap();
         fs::write(path.with_file_name(format!("{}.gz", name_of(path))), packed.finish().unwrap()).unwrap();
+    }
+
+    #[test]
+    fn what_somebody_else_put_beside_a_raw_log_is_none() {
+        let is_of = |name: &str| is_of(Path::new("/x/stand-in.log"), name);
+        for name in ["stand-in.log", ROTATED, &format!("{ROTATED}.gz"), ".stand-in.log.merging"] {
+            assert!(is_of(name), "{name}");
+        }
+        for name in
+            ["stand-in.log.bak", ".stand-in.log.swp", "stand-in-old.log", "stand-in.log.gz", "x.merging"]
+        {
+            assert!(!is_of(name), "{name}");
+        }
     }
 
     #[test]
