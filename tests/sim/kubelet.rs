@@ -469,9 +469,10 @@ impl World {
 
     /// Whether nobody listens there.
     pub(crate) fn port_is_free(&self, port: u16) -> bool {
-        !self.servers.iter().any(|server| server.listening && server.port == port)
-            && !self.taken_ports.contains(&port)
-            && !(port == PORT && self.forwarding().is_some())
+        let is_taken = self.servers.iter().any(|server| server.listening && server.port == port)
+            || self.taken_ports.contains(&port)
+            || (port == PORT && self.forwarding().is_some());
+        !is_taken
     }
 
     /// What a probe of that port gets, through the forwarder where that has it.
