@@ -20,6 +20,7 @@ use crate::suite::Given;
 
 use cases::{Case, On};
 use lanes::Work;
+use table::Row;
 
 /// From an order to its end, everything that can be waited for included: the rehearsal, the new manifest, the old one; and a
 /// machine five times slower.
@@ -56,8 +57,8 @@ impl Job {
     }
 }
 
-/// Runs the chosen cases and prints their table. Whether all were survived, and within their limits.
-pub(super) fn run(given: &Given, chosen: &Chosen) -> Result<bool> {
+/// Runs the chosen cases and prints their table. What was not survived is returned, and what is beyond its limit.
+pub(super) fn run(given: &Given, chosen: &Chosen) -> Result<Vec<String>> {
     let jobs = jobs(chosen);
     ensure!(!jobs.is_empty(), "no case is called {:?}; there are:{}", chosen.only, names());
     let work = Work::new(!chosen.ci);
@@ -74,9 +75,15 @@ pub(super) fn run(given: &Given, chosen: &Chosen) -> Result<bool> {
     for figure in &beyond {
         say!("beyond its limit: {figure}");
     }
-    let survived = rows.iter().filter(|row| row.result.is_ok()).count();
-    writeln!(out, "faults={} survived={survived}", rows.len())?;
-    Ok(survived == rows.len() && (chosen.ci || beyond.is_empty()))
+    let mut wrong: Vec<String> = rows.iter().filter_map(Row::not_survived).collect();
+    for fault in &wrong {
+        writeln!(out, "{fault}")?;
+    }
+    writeln!(out, "faults={} survived={}", rows.len(), rows.len() - wrong.len())?;
+    if !chosen.ci {
+        wrong.extend(beyond);
+    }
+    Ok(wrong)
 }
 
 fn jobs(chosen: &Chosen) -> Vec<Job> {

@@ -57,8 +57,8 @@ const TESTS: [Test; 11] = [
     Test { name: "who", unasked: true, run: who::run },
 ];
 
-/// Runs the tests whose names contain `filter`, and closes with `N passed, N failed` on standard output. Whether all
-/// passed.
+/// Runs the tests whose names contain `filter`, and closes with what failed and `N passed, N failed` on standard
+/// output. Whether all passed.
 pub(crate) fn run(given: &Given, filter: &str) -> Result<bool> {
     let chosen: Vec<&Test> = TESTS
         .iter()
@@ -67,7 +67,7 @@ pub(crate) fn run(given: &Given, filter: &str) -> Result<bool> {
     if chosen.is_empty() {
         bail!("no test is called `{filter}`; there are: {}", TESTS.map(|t| t.name).join(", "));
     }
-    let mut failed = 0;
+    let mut failed = Vec::new();
     for test in &chosen {
         say!("test {}", test.name);
         let started = Instant::now();
@@ -75,15 +75,20 @@ pub(crate) fn run(given: &Given, filter: &str) -> Result<bool> {
         ensure!(!launch::is_closed(), "interrupted");
         if let Err(error) = &result {
             say!("test {} FAILED: {error:#}", test.name);
-            failed += 1;
             keep_evidence(given, test.name, error);
+            failed.push(format!("test {} FAILED: {error:#}", test.name));
         } else {
             say!("test {} ok after {:.0} s", test.name, started.elapsed().as_secs_f64());
         }
         teardown::down(&given.state)?;
     }
-    writeln!(std::io::stdout(), "{} passed, {failed} failed", chosen.len() - failed)?;
-    Ok(failed == 0)
+    // Once more at the end: of a long run this is often all that is looked at.
+    let mut out = std::io::stdout().lock();
+    for failure in &failed {
+        writeln!(out, "{failure}")?;
+    }
+    writeln!(out, "{} passed, {} failed", chosen.len() - failed.len(), failed.len())?;
+    Ok(failed.is_empty())
 }
 
 pub(crate) use faults::Chosen;
@@ -93,13 +98,14 @@ pub(crate) fn faults(given: &Given, chosen: &Chosen) -> Result<bool> {
     let result = faults::run(given, chosen);
     ensure!(!launch::is_closed(), "interrupted");
     teardown::down(&given.state)?;
-    result
+    result.map(|wrong| wrong.is_empty())
 }
 
 /// A selection of them, as one test.
 fn faults_of_ci(given: &Given) -> Result<()> {
     let chosen = Chosen { only: Vec::new(), nodes: None, ci: true, lanes: LANES_OF_CI, leave_clock: true };
-    ensure!(faults::run(given, &chosen)?, "not all were survived");
+    let wrong = faults::run(given, &chosen)?;
+    ensure!(wrong.is_empty(), "{}", wrong.join("\n"));
     Ok(())
 }
 

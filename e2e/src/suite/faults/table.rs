@@ -16,6 +16,12 @@ pub(super) struct Row {
 }
 
 impl Row {
+    /// What was not survived, and how that was seen.
+    pub(super) fn not_survived(&self) -> Option<String> {
+        let error = self.result.as_ref().err()?;
+        Some(format!("{} was not survived: {error:#}", self.job.name()))
+    }
+
     /// What is beyond its limit, in words; `mv` is what a bare `mv` costs, where it was measured.
     pub(super) fn beyond(&self, mv: Option<f64>) -> Vec<String> {
         let Ok(Ended { down, back, .. }) = &self.result else { return Vec::new() };

@@ -25,6 +25,9 @@ const PASSWORD: &str = "redis";
 const REDIS: &str = "127.0.0.1:6379";
 const REPO_SERVER: &str = "127.0.0.1:8081";
 const SERVER: &str = "127.0.0.1:8080";
+/// Seconds between the end of a sync wave's apply and the look at how healthy it is, by what its watches have brought until
+/// then; by default 2. One that is late lets the next wave begin.
+const SYNC_WAVE_DELAY: &str = "10";
 
 /// The processes, until this is dropped.
 #[derive(Debug)]
@@ -86,6 +89,7 @@ impl Servers {
         command.env("ARGOCD_TLS_DATA_PATH", folder("tls")?).env("ARGOCD_SSH_DATA_PATH", folder("ssh")?);
         command.env("ARGOCD_PLUGINSOCKFILEPATH", folder("plugins")?);
         command.env("ARGOCD_ASK_PASS_SOCK", base.join("ask-pass.sock"));
+        command.env("ARGOCD_SYNC_WAVE_DELAY", SYNC_WAVE_DELAY);
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         self.running.push(launch::start(&mut command).with_context(|| format!("starting {name}"))?);
         Ok(())
@@ -117,7 +121,9 @@ fn install(cluster: &Cluster, program: &Path) -> Result<()> {
     let manifests = program.join("manifests");
     let at = |folder: &str| manifests.join(folder).to_string_lossy().into_owned();
     cluster.kubectl(&["create", "namespace", "argocd"])?;
-    cluster.kubectl(&["apply", "--server-side", "--kustomize", &at("crds")])?;
+    // The first of them makes an API server on a busy machine work for longer than a request may take.
+    let crds = ["apply", "--server-side", "--kustomize", &at("crds")];
+    wait::until("Argo CD's CRDs to be taken", START, || cluster.kubectl(&crds).map(Some))?;
     // Its API server gives up when it cannot write one at once.
     let served = ["get", "applications,applicationsets,appprojects", "--namespace=argocd"];
     wait::until("Argo CD's CRDs", START, || cluster.kubectl(&served).map(Some))?;
