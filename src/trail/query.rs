@@ -4,6 +4,8 @@
 //! matches leaves the node. A filter is a conjunction of fields, a query a disjunction of filters. Both give a
 //! [`Sieve`], so that what cannot match is not even parsed.
 
+use std::ops::RangeInclusive;
+
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
@@ -125,7 +127,15 @@ impl Query {
     /// What can match, seen from its bytes.
     pub fn sieve(&self) -> Sieve {
         let clauses: Vec<Clauses> = self.any.iter().map(Filter::clauses).collect();
-        Sieve::new(&clauses).within(self.since, self.until)
+        Sieve::new(&clauses).within(self.since, self.until).answered(self.codes())
+    }
+
+    /// The status codes of which each match has one; none where another would do too.
+    fn codes(&self) -> Vec<RangeInclusive<i32>> {
+        if self.any.iter().any(|filter| filter.codes.is_empty()) {
+            return Vec::new();
+        }
+        self.any.iter().flat_map(|filter| &filter.codes).map(|codes| codes.first..=codes.last).collect()
     }
 
     /// Whether an event is wanted. What `mentions` demands is left to the sieve.

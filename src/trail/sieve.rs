@@ -4,6 +4,8 @@
 //! A sieve only ever lets go what cannot matter: it is built from words that JSON has one spelling for, and whoever
 //! parses what is left decides. A whole block is searched at once, not line by line.
 
+use std::ops::RangeInclusive;
+
 use aho_corasick::AhoCorasick;
 use jiff::Timestamp;
 use memchr::memmem::{Finder, FinderRev};
@@ -17,6 +19,8 @@ pub struct Sieve {
     alternatives: Vec<Vec<Words>>,
     /// A record of another time does not matter.
     window: Option<Box<Window>>,
+    /// A record of a request that was answered otherwise does not matter.
+    answers: Option<Box<Answers>>,
 }
 
 /// A part of time, seen from a record's bytes.
@@ -27,6 +31,21 @@ struct Window {
     until: String,
     stage_time: FinderRev<'static>,
 }
+
+/// Status codes, seen from a record's bytes.
+#[derive(Clone, Debug)]
+struct Answers {
+    codes: Vec<RangeInclusive<i32>>,
+    status: Finder<'static>,
+    beginning: Finder<'static>,
+}
+
+/// What stands before a record's outcome where the API server wrote it. In a text each quote would be escaped, no other field
+/// before it is called so and has fields, and the bodies come after it.
+const STATUS: &str = r#","responseStatus":{"#;
+
+/// The outcome of a request that went well, up to its code.
+const WENT_WELL: &[u8] = br#""metadata":{},"code":"#;
 
 /// What stands before a record's time where the API server wrote it. In a text each quote would be escaped, and of those in
 /// bodies the record's own comes last.
@@ -60,6 +79,7 @@ impl Sieve {
                 .map(|clauses| clauses.iter().filter_map(|words| Words::new(words)).collect())
                 .collect(),
             window: None,
+            answers: None,
         }
     }
 
@@ -70,6 +90,15 @@ impl Sieve {
                 |time: Option<Timestamp>| time.map_or_else(String::new, |time| format!("{time:.6}"));
             let stage_time = FinderRev::new(STAGE_TIME);
             Box::new(Window { since: written(since), until: written(until), stage_time })
+        });
+        self
+    }
+
+    /// The same sieve, which lets go what went well with another status code than these too; all are wanted where there is none.
+    pub(super) fn answered(mut self, codes: Vec<RangeInclusive<i32>>) -> Self {
+        self.answers = (!codes.is_empty()).then(|| {
+            let (status, beginning) = (Finder::new(STATUS), Finder::new(BEGINNING));
+            Box::new(Answers { codes, status, beginning })
         });
         self
     }
@@ -85,6 +114,7 @@ impl Sieve {
     /// Whether this record can matter.
     pub fn passes(&self, record: &[u8]) -> bool {
         self.window.as_ref().is_none_or(|window| window.may_have(record))
+            && self.answers.as_ref().is_none_or(|answers| answers.may_have(record))
             && (self.lead.is_none()
                 || self
                     .alternatives
@@ -109,6 +139,23 @@ impl Window {
             rest.first() == Some(&b'"') && time[10] == b'T' && time[19] == b'.' && time[26] == b'Z';
         !is_shaped
             || (time >= self.since.as_bytes() && (self.until.is_empty() || time <= self.until.as_bytes()))
+    }
+}
+
+impl Answers {
+    /// Whether the request's code is wanted, or cannot be told without reading the record.
+    fn may_have(&self, record: &[u8]) -> bool {
+        self.code(record).is_none_or(|code| self.codes.iter().any(|codes| codes.contains(&code)))
+    }
+
+    fn code(&self, record: &[u8]) -> Option<i32> {
+        let own = record.strip_prefix(BEGINNING)?;
+        let outcome = &own[self.status.find(own)? + STATUS.len()..];
+        let (code, rest) = outcome.strip_prefix(WENT_WELL)?.split_at_checked(3)?;
+        let is_shaped = rest.first() == Some(&b'}') && code.iter().all(u8::is_ascii_digit);
+        // A crash in the middle of a line joins it with the next record, whose outcome is another one.
+        (is_shaped && self.beginning.find(own).is_none())
+            .then(|| code.iter().fold(0, |code, digit| code * 10 + i32::from(digit - b'0')))
     }
 }
 
@@ -199,6 +246,39 @@ mod tests {
         let sorted = record("2026-01-01T00:00:00.000000Z").replace(r#""kind":"Event","#, "");
         assert!(sieve.passes(sorted.as_bytes()));
         assert!(sieve.passes(b"{\"kind\":\"Event\"}"));
+    }
+
+    #[test]
+    fn what_was_answered_otherwise_is_let_go_by_its_bytes() {
+        let sieve = Sieve::default().answered(vec![400..=403, 409..=409]);
+        let record = |outcome: &str, more: &str| {
+            format!(
+                r#"{{"kind":"Event","apiVersion":"audit.k8s.io/v1","userAgent":",\"responseStatus\":{{"{outcome}{more},"annotations":{{}}}}"#
+            )
+        };
+        let well = |code: &str| format!(r#","responseStatus":{{"metadata":{{}},"code":{code}}}"#);
+        let decoy = format!(r#","requestObject":{{"kind":"Event"{}}}"#, well("200"));
+        let refused = r#","responseStatus":{"metadata":{},"status":"Failure","code":403}"#;
+        for (outcome, more, passes) in [
+            (well("200"), "", false),
+            (well("404"), "", false),
+            (well("403"), "", true),
+            (well("409"), "", true),
+            // What went wrong has more to say, and may have a body with something that looks like an outcome.
+            (refused.to_owned(), "", true),
+            (refused.to_owned(), &decoy, true),
+            (well("201"), &decoy, false),
+            // No outcome yet, and one that somebody else wrote.
+            (String::new(), "", true),
+            (well("200").replace("{},", "{}, "), "", true),
+            (well("2000"), "", true),
+        ] {
+            assert_eq!(sieve.passes(record(&outcome, more).as_bytes()), passes, "{outcome}{more}");
+        }
+        let torn = record(&well("200"), "");
+        let joined = format!("{}{}", &torn[..torn.len() - 5], record(&well("409"), ""));
+        assert!(sieve.passes(joined.as_bytes()), "the second one was answered so");
+        assert!(Sieve::default().answered(Vec::new()).passes(torn.as_bytes()));
     }
 
     #[test]
