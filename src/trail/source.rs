@@ -45,6 +45,9 @@ const MARGIN: SignedDuration = SignedDuration::from_mins(1);
 
 /// How often a log is sampled before a part of it is left out.
 const SAMPLES: u64 = 64;
+/// Bytes of a log in which a whole line is looked for, and those where there is none in them.
+const SHORT_SAMPLE: usize = 8 << 10;
+const LONG_SAMPLE: usize = 64 << 10;
 
 /// Everything that was named and cannot be read.
 #[derive(Debug, thiserror::Error)]
@@ -139,7 +142,7 @@ impl Log {
             return Ok(if late { Part::Nothing } else { Part::Packed(len) });
         }
         let whole = Part::Bytes(0, len);
-        if (query.since.is_none() && query.until.is_none()) || len < SAMPLES * (256 << 10) {
+        if (query.since.is_none() && query.until.is_none()) || len < SAMPLES * 4 * LONG_SAMPLE as u64 {
             return Ok(whole);
         }
         let mut samples = Vec::new();
@@ -159,21 +162,30 @@ impl Log {
         Ok(if end > first { Part::Bytes(first, end) } else { Part::Nothing })
     }
 
-    /// Where the first line behind this offset begins, and the time of its event.
+    /// Where the first line behind this offset begins, and the time of its event. Most lines are short; those that are not are
+    /// looked for in a larger block.
     fn sample(&self, at: u64) -> io::Result<Option<(u64, Timestamp)>> {
-        let mut block = Vec::new();
-        self.at(at).take(64 << 10).read_to_end(&mut block)?;
-        let begin =
-            if at == 0 { Some(0) } else { memchr::memmem::find(&block, b"}\n{\"").map(|end| end + 2) };
-        let line = begin.and_then(|begin| {
-            let line = &block[begin..];
-            memchr::memchr(b'\n', line).map(|end| (begin, &line[..end]))
-        });
-        Ok(line.and_then(|(begin, line)| {
-            let time = Glance::of(line)?.stage_time()?;
-            Some((at + begin as u64, time))
-        }))
+        let mut block = Vec::with_capacity(SHORT_SAMPLE);
+        for len in [SHORT_SAMPLE, LONG_SAMPLE] {
+            block.clear();
+            self.at(at).take(len as u64).read_to_end(&mut block)?;
+            let found = first_line(&block, at == 0).and_then(|(begin, line)| {
+                let time = Glance::of(line)?.stage_time()?;
+                Some((at + begin as u64, time))
+            });
+            if found.is_some() {
+                return Ok(found);
+            }
+        }
+        Ok(None)
     }
+}
+
+/// The first whole line of a block, and where it begins; the block's own beginning may be in the middle of one.
+fn first_line(block: &[u8], begins: bool) -> Option<(usize, &[u8])> {
+    let begin = if begins { 0 } else { memchr::memmem::find(block, b"}\n{\"")? + 2 };
+    let line = &block[begin..];
+    Some((begin, &line[..memchr::memchr(b'\n', line)?]))
 }
 
 /// The time of the first event, where that is on a line of its own and not far.
