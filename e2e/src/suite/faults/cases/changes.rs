@@ -27,8 +27,7 @@ pub(super) const CASES: &[Case] = &[
         b.order(Change::UnknownFlag, Rehearsal::None, "verifying", nothing)
     })
     .one_restart_and_a_half()
-    .on_both()
-    .in_ci(1),
+    .on_both(),
     case("bad-policy-unrehearsed", "the same policy with the rehearsal off", ROLLED_BACK, |b| {
         b.order(Change::BadPolicy, Rehearsal::None, "verifying", nothing)
     })
