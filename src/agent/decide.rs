@@ -9,6 +9,7 @@ use crate::api::node::{Install, Permit, Plan, Proof, ProofResult, Rehearsal, Ste
 use crate::api::rollout::StandIn;
 use crate::api::{AuditNode, AuditNodeStatus};
 use crate::condition::{self, Reason, Status, Type};
+use crate::install::chore::{self, Chore};
 use crate::install::journal::{self, Refuser, Rehearsed};
 use crate::install::{self, Journal, NodeFacts, Order, Planned, State, Wanted};
 use crate::revision::Rendered;
@@ -18,13 +19,6 @@ const RETRY_REFUSED: SignedDuration = SignedDuration::from_secs(60);
 
 /// Pause before a change whose rehearsal failed is rehearsed again: it costs the node the memory of a second API server.
 const RETRY_REHEARSAL: SignedDuration = SignedDuration::from_mins(10);
-
-/// How long the kubelet may take to start the installer. It starts an added static Pod at once; a node under load may need
-/// a while.
-const INSTALLER_STARTS: Duration = Duration::from_secs(90);
-
-/// How long the installer may take to take its own manifest away after the end.
-const INSTALLER_LEAVES: Duration = Duration::from_secs(30);
 
 /// How soon a proof is made when there is reason to doubt.
 const PROOF_SOON: Duration = Duration::from_secs(60);
@@ -58,41 +52,10 @@ pub(super) struct Situation<'a> {
     pub(super) now: Timestamp,
 }
 
-/// What is to be done about the installer's manifest.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Chore {
-    /// Add it: there is an order to carry out and nobody who does.
-    AddInstaller,
-    /// Take it away, and the order back: the kubelet does not start it.
-    Withdraw,
-    /// Take it away: the order is carried out, and it did not leave by itself.
-    RemoveInstaller,
-}
-
 /// What is to be done about the installer of the order on the disk.
 pub(super) fn chore(situation: &Situation<'_>) -> Option<Chore> {
     let (_, journal) = last_install(situation)?;
-    let finished = journal.is_some_and(|j| j.state.is_final());
-    match (finished, situation.installer) {
-        (false, false) => Some(Chore::AddInstaller),
-        (false, true) if journal.is_none() && situation.unchanged >= INSTALLER_STARTS => {
-            Some(Chore::Withdraw)
-        }
-        (true, true) if situation.unchanged >= INSTALLER_LEAVES => Some(Chore::RemoveInstaller),
-        _ => None,
-    }
-}
-
-/// The outcome of an order whose installer did not start.
-pub(super) fn withdrawn(image: &str) -> State {
-    State::Refused {
-        by: Refuser::Agent,
-        reason: format!(
-            "the kubelet did not start the installer's static Pod within {} s; is the image `{image}` on this node? \
-             `kubectl describe pod -n kube-system -l app.kubernetes.io/component=installer` tells more",
-            INSTALLER_STARTS.as_secs()
-        ),
-    }
+    chore::chore(journal, situation.installer, situation.unchanged)
 }
 
 /// The status to report, and the order to give once it passes the preflight.

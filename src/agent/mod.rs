@@ -28,6 +28,7 @@ use crate::api::{self, AuditNode, AuditNodeStatus};
 use crate::cluster;
 use crate::condition::{self, Reason};
 use crate::host::{self, Host, Identity};
+use crate::install::chore::Chore;
 use crate::install::journal;
 use crate::install::pod::InstallerPod;
 use crate::install::{Journal, Order};
@@ -35,7 +36,7 @@ use crate::manifest;
 use crate::revision::Rendered;
 use crate::telemetry::{self, NodeMetrics};
 
-use decide::{Bundle, Chore, Situation};
+use decide::{Bundle, Situation};
 
 /// How often the node's own files are looked at; nothing is sent when they have not changed.
 const LOOK: Duration = Duration::from_secs(1);
@@ -284,40 +285,26 @@ impl Agent {
         }
     }
 
-    /// Checks the node, gives the order and adds the installer, unless somebody works on the node right now.
+    /// Gives the order, unless somebody works on the node right now.
     fn give(&self, order: &Order) -> Result<(), host::Error> {
-        let _lock = self.host.lock()?;
-        self.host.preflight(order)?;
-        self.host.give(order)?;
-        self.add_installer(order)?;
+        self.host.hand_over(order, &self.installer(order))?;
         info!(order = order.id, from = order.from, to = order.to, "order given");
         Ok(())
     }
 
-    fn add_installer(&self, order: &Order) -> Result<(), host::Error> {
-        let port = manifest::read(&order.target).map_or(6443, |manifest| manifest.secure_port());
-        let (node_name, image) = (&self.options.node_name, &self.image);
-        let strange_folders = self.host.has_strange_folders(order);
-        self.host.add_installer(order, &InstallerPod { node_name, image, port, strange_folders })
-    }
-
     fn do_chore(&self, chore: &Chore, order: &Order) -> Result<(), host::Error> {
-        let _lock = self.host.lock()?;
-        let begun = self.host.journal()?.filter(|j| j.order == order.id);
-        match chore {
-            Chore::AddInstaller => self.add_installer(order)?,
-            // Under the lock nobody begins it; somebody may just have done so.
-            Chore::Withdraw if begun.is_none() => {
-                let now = Timestamp::now();
-                let state = decide::withdrawn(&self.image);
-                self.host.record(order, &Journal::begin(&order.id, now).record(state, now))?;
-                self.host.remove_installer(&order.id)?;
-            }
-            Chore::Withdraw => return Ok(()),
-            Chore::RemoveInstaller => self.host.remove_installer(&order.id)?,
-        }
+        self.host.do_chore(chore, order, &self.installer(order))?;
         info!(order = order.id, ?chore, "the installer's manifest");
         Ok(())
+    }
+
+    fn installer(&self, order: &Order) -> InstallerPod<'_> {
+        InstallerPod {
+            node_name: &self.options.node_name,
+            image: &self.image,
+            port: manifest::read(&order.target).map_or(6443, |manifest| manifest.secure_port()),
+            strange_folders: self.host.has_strange_folders(order),
+        }
     }
 
     /// The bundle of the wanted revision; read once, since a revision never changes.

@@ -3,9 +3,10 @@
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 
-use crate::install::Order;
+use crate::install::chore::{self, Chore};
 use crate::install::order::STATE_FOLDER;
 use crate::install::pod::{self, InstallerPod};
+use crate::install::{Journal, Order};
 
 use super::{Error, Host, file};
 
@@ -38,8 +39,33 @@ impl Host {
         folders.iter().map(below).chain([self.manifests_folder()]).collect()
     }
 
+    /// Checks the node, gives an order and adds its installer; somebody who works on the node right now is not disturbed.
+    pub fn hand_over(&self, order: &Order, pod: &InstallerPod<'_>) -> Result<(), Error> {
+        let _lock = self.lock()?;
+        self.preflight(order)?;
+        self.give(order)?;
+        self.add_installer(order, pod)
+    }
+
+    /// Does what is to be done about the installer of the order that was given last.
+    pub fn do_chore(&self, chore: &Chore, order: &Order, pod: &InstallerPod<'_>) -> Result<(), Error> {
+        let _lock = self.lock()?;
+        match chore {
+            Chore::AddInstaller => self.add_installer(order, pod),
+            // Under the lock nobody begins it; somebody may just have done so.
+            Chore::Withdraw if self.journal()?.is_some_and(|journal| journal.order == order.id) => Ok(()),
+            Chore::Withdraw => {
+                let now = self.machine().time_of_day();
+                let journal = Journal::begin(&order.id, now).record(chore::withdrawn(pod.image), now);
+                self.record(order, &journal)?;
+                self.remove_installer(&order.id)
+            }
+            Chore::RemoveInstaller => self.remove_installer(&order.id),
+        }
+    }
+
     /// Adds the installer for an order: from now on the kubelet runs it, also after a reboot.
-    pub fn add_installer(&self, order: &Order, pod: &InstallerPod<'_>) -> Result<(), Error> {
+    fn add_installer(&self, order: &Order, pod: &InstallerPod<'_>) -> Result<(), Error> {
         file::replace(self.disk(), &self.installer_path(), pod::manifest(order, pod).as_bytes())
     }
 

@@ -8,6 +8,7 @@
 
 pub mod addresses;
 pub mod budget;
+pub mod chore;
 pub mod clock;
 pub mod journal;
 pub mod next;

@@ -1,20 +1,20 @@
-//! The agent's part of an install, as src/agent has it: the order, the installer's manifest, and what is to be done about both.
+//! The agent's part of an install without its API: when it gives the order (again), and its own code for all that it does then.
 
 use std::time::Duration;
 
 use audit_operator::host::{Error, Host};
+use audit_operator::install::chore::chore;
 use audit_operator::install::journal::Refuser;
 use audit_operator::install::pod::InstallerPod;
-use audit_operator::install::{Journal, Order, State};
-use jiff::Timestamp;
+use audit_operator::install::{Journal, State};
 
 use crate::kubelet::NODE;
 use crate::node::Node;
 use crate::scenario::PORT;
 
 const LOOK: Duration = Duration::from_secs(1);
-const INSTALLER_STARTS: u64 = 90_000;
-const INSTALLER_LEAVES: u64 = 30_000;
+const POD: InstallerPod<'_> =
+    InstallerPod { node_name: NODE, image: "audit-operator:1", port: PORT, strange_folders: false };
 /// Before an order that was refused for a passing reason is given again.
 const RETRY: u64 = 60_000;
 /// Orders that are given at most.
@@ -49,25 +49,16 @@ fn look(host: &Host, node: &Node, since: &mut Option<(Stand, u64)>) -> Result<()
         }
     };
     let Some(order) = order else { return give(host, node) };
-    let done = journal.as_ref().is_some_and(|journal| journal.state.is_final());
-    match (done, installer) {
-        (false, false) => {
-            let _lock = host.lock()?;
-            add_installer(host, &order)
-        }
-        (false, true) if journal.is_none() && unchanged >= INSTALLER_STARTS => withdraw(host, &order),
-        (true, true) if unchanged >= INSTALLER_LEAVES => {
-            let _lock = host.lock()?;
-            host.remove_installer(&order.id)
-        }
-        (true, false) if again(journal.as_ref()) && node.world().orders.len() < ORDERS => {
-            if unchanged >= RETRY { give(host, node) } else { Ok(()) }
-        }
-        (done, _) => {
-            node.world().agent_is_done = done && !installer;
-            Ok(())
-        }
+    let time = Duration::from_millis(unchanged);
+    if let Some(chore) = chore(journal.as_ref(), installer, time) {
+        return host.do_chore(&chore, &order, &POD);
     }
+    let done = journal.as_ref().is_some_and(|journal| journal.state.is_final()) && !installer;
+    if done && again(journal.as_ref()) && node.world().orders.len() < ORDERS {
+        return if unchanged >= RETRY { give(host, node) } else { Ok(()) };
+    }
+    node.world().agent_is_done = done;
+    Ok(())
 }
 
 fn again(journal: Option<&Journal>) -> bool {
@@ -88,24 +79,5 @@ fn give(host: &Host, node: &Node) -> Result<(), Error> {
         world.orders.push(order.clone());
         order
     };
-    let _lock = host.lock()?;
-    host.preflight(&order)?;
-    host.give(&order)?;
-    add_installer(host, &order)
-}
-
-fn add_installer(host: &Host, order: &Order) -> Result<(), Error> {
-    let pod = InstallerPod { node_name: NODE, image: "audit-operator:1", port: PORT, strange_folders: false };
-    host.add_installer(order, &pod)
-}
-
-fn withdraw(host: &Host, order: &Order) -> Result<(), Error> {
-    let _lock = host.lock()?;
-    if host.journal()?.is_some_and(|journal| journal.order == order.id) {
-        return Ok(());
-    }
-    let now: Timestamp = host.machine().time_of_day();
-    let state = State::Refused { by: Refuser::Agent, reason: "the installer did not start".to_owned() };
-    host.record(order, &Journal::begin(&order.id, now).record(state, now))?;
-    host.remove_installer(&order.id)
+    host.hand_over(&order, &POD)
 }
