@@ -37,12 +37,25 @@ pub(super) fn replace(disk: &dyn Disk, path: &Path, bytes: &[u8]) -> Result<(), 
     sync_name(disk, path)
 }
 
+/// What the dot-file's name ends with: nobody else makes one that does.
+const TEMPORARY: &str = ".audit-operator";
+
 fn temporary(path: &Path) -> Result<PathBuf, Error> {
     let name = path.file_name().ok_or_else(|| Error::Content {
         path: path.to_owned(),
         problem: "does not name a file".to_owned(),
     })?;
-    Ok(path.with_file_name(format!(".{}.audit-operator", name.to_string_lossy())))
+    Ok(path.with_file_name(format!(".{}{TEMPORARY}", name.to_string_lossy())))
+}
+
+/// Removes the dot-files that [`replace`] left in a folder because its process ended in the middle of it. Only who has the lock may
+/// do this: others may be in the middle of theirs.
+pub(super) fn sweep(disk: &dyn Disk, folder: &Path) -> Result<(), Error> {
+    let is_ours = |name: &&String| {
+        let of = name.strip_prefix('.').and_then(|name| name.strip_suffix(TEMPORARY));
+        of.is_some_and(|of| !of.is_empty())
+    };
+    list(disk, folder)?.iter().filter(is_ours).try_for_each(|name| remove(disk, &folder.join(name)))
 }
 
 /// Brings the name of a file or folder to the disk.
@@ -136,6 +149,20 @@ mod tests {
         replace(&RealDisk, &path, b"whole").unwrap();
         assert_eq!(fs::read(&path).unwrap(), b"whole");
         assert_eq!(list(&RealDisk, folder.path()).unwrap(), ["m.yaml"]);
+    }
+
+    #[test]
+    fn only_dot_files_left_by_a_crash_are_swept() {
+        let folder = tempfile::tempdir().unwrap();
+        let left = temporary(&folder.path().join("audit-operator-stand-in-1.yaml")).unwrap();
+        for name in ["m.yaml", ".m.yaml.swp", ".audit-operator", "m.yaml.audit-operator"] {
+            fs::write(folder.path().join(name), "x").unwrap();
+        }
+        fs::write(&left, "half of it").unwrap();
+        sweep(&RealDisk, folder.path()).unwrap();
+        assert!(!left.exists());
+        assert_eq!(list(&RealDisk, folder.path()).unwrap().len(), 4);
+        sweep(&RealDisk, &folder.path().join("none")).unwrap();
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! in the agent's container, or any folder for image builds. No function here decides anything: [`crate::install`] does.
 #![expect(clippy::disallowed_methods, reason = "this is the edge where files are read and written")]
 
+use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -210,6 +211,7 @@ impl Host {
             rivals: self.rivals()?,
             stray_stand_ins: self.stray_stand_ins(order, journal)?,
             stand_in_logs: false,
+            stand_in_pods: false,
             server: None,
             stand_in: None,
             free_port: None,
@@ -238,20 +240,29 @@ impl Host {
             None => None,
         };
         observed.free_port = self.machine().free_port(journal.stand_in.as_ref().map(|s| s.port));
+        // In this order: of one that has ended all of its log is there.
+        observed.stand_in_pods = self.has_stand_in(order);
         observed.stand_in_logs = self.has_stand_in_logs(order)?;
         observed.relief = relief;
         Ok(observed)
     }
 
-    /// Brings to the disk what is seen of an order's work: a process may have ended between a rename and that, and then what the
-    /// next one sees is gone after a power cut.
-    pub fn sync(&self, order: &Order) -> Result<(), Error> {
+    /// Puts in order what a process left that ended in the middle of an order's work. What it had renamed is brought to the disk:
+    /// what the next one sees must not be gone after a power cut. What it had not is removed: nobody would come back to it when
+    /// the order now ends another way. Who calls this has the lock.
+    pub fn take_over(&self, order: &Order) -> Result<(), Error> {
         let files = order.files.iter().map(|file| self.at(&file.path));
         let own = [self.at(&order.manifest), self.at(&order.backup()), self.last_known_good_path()];
-        for path in own.into_iter().chain(files) {
-            file::sync_folder(self.disk(), path.parent().unwrap_or(&path))?;
+        let paths: Vec<PathBuf> = own.into_iter().chain(files).collect();
+        let folders: BTreeSet<&Path> = paths.iter().filter_map(|path| path.parent()).collect();
+        for folder in folders {
+            file::sync_folder(self.disk(), folder)?;
+            file::sweep(self.disk(), folder)?;
         }
-        Ok(())
+        for log in self.audit_logs(order)? {
+            file::sync_folder(self.disk(), log.parent().unwrap_or(&log))?;
+        }
+        file::sweep(self.disk(), &self.at(STATE_FOLDER))
     }
 
     /// Writes the order's files: 0600, owned by root as kube-apiserver runs as root under kubeadm. Makes the folders of
@@ -326,6 +337,24 @@ mod tests {
 
     use super::*;
     use crate::install::next::tests::order;
+
+    /// History 71 of the simulation: killed while it wrote a stand-in's manifest that the order then had no use for.
+    #[test]
+    fn what_a_process_left_half_written_is_gone_when_the_next_one_takes_over() {
+        let root = tempfile::tempdir().unwrap();
+        let host = Host::new(root.path(), order().manifest, None);
+        let folders = [host.manifests_folder(), host.at(STATE_FOLDER), host.at(STATE_FOLDER).join("backups")];
+        for folder in &folders {
+            fs::create_dir_all(folder).unwrap();
+            fs::write(folder.join(".x.yaml.audit-operator"), "half").unwrap();
+            fs::write(folder.join(".x.yaml.swp"), "somebody's").unwrap();
+        }
+        host.take_over(&order()).unwrap();
+        for folder in &folders {
+            let left = file::list(&RealDisk, folder).unwrap();
+            assert!(left.starts_with(&[".x.yaml.swp".to_owned()]), "{left:?}");
+        }
+    }
 
     #[test]
     fn what_somebody_else_wrote_in_the_last_moment_is_not_replaced() {

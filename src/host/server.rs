@@ -67,7 +67,8 @@ pub(super) struct Containers {
     pub(super) starts: BTreeSet<String>,
     /// UID of the Pod that wrote last.
     pub(super) running: Option<String>,
-    /// The last words of the last container but one: it has ended, or the last would not have been started.
+    /// The last words of the newest container but the last that said any: those before the last have ended, or it would not have
+    /// been started.
     pub(super) last_words: String,
 }
 
@@ -114,14 +115,14 @@ pub(super) fn containers(logs: &PodLogs) -> Containers {
     }
     let running = newest.map(|(_, uid)| uid);
     made.sort();
-    // The same Pod's one before the last.
-    let ended = made
-        .iter()
-        .rev()
-        .nth(1)
-        .filter(|(_, _, path)| path.parent() == made.last().and_then(|m| m.2.parent()));
-    let log = ended.and_then(|(_, _, path)| disk.read_end(path, TAIL).ok()).unwrap_or_default();
-    let last_words = last_words(&String::from_utf8_lossy(&log));
+    // The same Pod's before the last. One whose start was interrupted has a log with nothing in it.
+    let pod = made.last().and_then(|(_, _, path)| path.parent());
+    let ended = made.iter().rev().skip(1).take_while(|(_, _, path)| path.parent() == pod);
+    let said = ended.filter_map(|(_, _, path)| disk.read_end(path, TAIL).ok());
+    let last_words = said
+        .map(|log| last_words(&String::from_utf8_lossy(&log)))
+        .find(|words| !words.is_empty())
+        .unwrap_or_default();
     Containers { starts, running, last_words }
 }
 
@@ -254,5 +255,10 @@ mod tests {
         fs::write(folder.join("0.log.20260102-030405"), "rotated").unwrap();
         let again = containers(&PodLogs::new(&host, "n1", &manifest));
         assert_eq!((again.starts.len(), again.last_words.as_str()), (2, "Error: unknown flag: --x"));
+        // A kubelet that was stopped while it started a container.
+        fs::write(folder.join("1.log"), "").unwrap();
+        fs::write(folder.join("2.log"), "t stderr F starting\n").unwrap();
+        let silent = containers(&PodLogs::new(&host, "n1", &manifest));
+        assert_eq!((silent.starts.len(), silent.last_words.as_str()), (3, "Error: unknown flag: --x"));
     }
 }

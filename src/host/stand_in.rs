@@ -79,17 +79,19 @@ impl Host {
         self.at(STATE_FOLDER).join(format!("{ADDRESSES}{label}"))
     }
 
+    /// The audit logs that the API server has with the order's target and with the manifest from before.
+    pub(super) fn audit_logs(&self, order: &Order) -> Result<Vec<PathBuf>, Error> {
+        let before = self.last_known_good()?.unwrap_or_default();
+        let manifests = [order.target.as_str(), &String::from_utf8_lossy(&before)].map(manifest::read);
+        let paths = manifests.iter().flatten().filter_map(|manifest| manifest.flag("audit-log-path"));
+        Ok(paths.filter(|path| path.starts_with('/')).map(|path| self.at(path)).collect())
+    }
+
     /// Audit logs of stand-ins, whole or partly brought to the real log beside them, each with that; also those an earlier
     /// install had to leave.
     fn stand_in_logs(&self, order: &Order) -> Result<Vec<RawLog>, Error> {
-        let before = self.last_known_good()?.unwrap_or_default();
-        let manifests = [order.target.as_str(), &String::from_utf8_lossy(&before)].map(manifest::read);
         let mut logs = Vec::new();
-        for manifest in manifests.iter().flatten() {
-            let Some(path) = manifest.flag("audit-log-path").filter(|path| path.starts_with('/')) else {
-                continue;
-            };
-            let into = self.at(path);
+        for into in self.audit_logs(order)? {
             for name in file::list(self.disk(), into.parent().unwrap_or(&into))? {
                 let (raw, label) = match stand_in::raw_log(&name) {
                     // What is only called nearly so, such as a copy that somebody made, would be there for ever.
@@ -126,7 +128,7 @@ impl Host {
 
     /// Whether the kubelet still has a Pod of one of the order's stand-ins. An earlier one may take longer to end than the one
     /// in use, and writes to its log until then.
-    fn has_stand_in(&self, order: &Order) -> bool {
+    pub(super) fn has_stand_in(&self, order: &Order) -> bool {
         let (name, groups) = (stand_in::pods_prefix(&order.id), self.at(CONTROL_GROUPS));
         let pods = file::list(self.disk(), &self.at(server::POD_LOGS)).unwrap_or_default();
         // `<namespace>_<pod>_<uid>`, none of which has an underscore.
@@ -152,13 +154,12 @@ impl Host {
             starts = containers.starts.len();
             last_words = containers.last_words;
         }
-        let alive = self.has_stand_in(order);
         let listening = self.machine().listens(stand_in.port).await;
         let health = if listening {
             server::health_at(self.machine(), "127.0.0.1", stand_in.port).await
         } else {
             Health::NotReady("nothing listens on its port".to_owned())
         };
-        Ok(Seen { in_place, starts, health, listening, alive, last_words })
+        Ok(Seen { in_place, starts, health, listening, last_words })
     }
 }

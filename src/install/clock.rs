@@ -76,6 +76,12 @@ impl Deadline {
         }
     }
 
+    /// How long until then, nothing when it has passed; `None` when it is of another boot.
+    pub fn left(&self, now: &Moment) -> Option<Duration> {
+        (self.0.boot == now.boot)
+            .then(|| Duration::from_millis(self.0.milliseconds.saturating_sub(now.milliseconds)))
+    }
+
     /// Whether it has passed; one of another boot has not.
     pub fn has_passed(&self, now: &Moment) -> bool {
         self.at(now) == Due::Now
@@ -96,6 +102,8 @@ mod tests {
         assert_eq!(deadline.at(&at("a", 2999)), Due::Later);
         assert_eq!(deadline.at(&at("a", 3000)), Due::Now);
         assert_eq!(deadline.at(&at("b", 99_000)), Due::Unknown);
+        let left = |boot, time| deadline.left(&at(boot, time)).map(|left| left.as_millis());
+        assert_eq!((left("a", 2999), left("a", 3001), left("b", 0)), (Some(1), Some(0), None));
     }
 
     #[test]

@@ -325,11 +325,10 @@ impl Journal {
         match self.state {
             // It is told to end together with the old server, and serves on; see `Order::shutdown_delay_seconds`.
             State::Verifying { .. } if order.shutdown_delay_seconds.is_some() => None,
-            State::Ordered
-            | State::Rehearsing { .. }
-            | State::Swapping { .. }
-            | State::Verifying { .. }
-            | State::RollingBack { .. } => self.stand_in.as_ref(),
+            State::Ordered | State::Rehearsing { .. } => self.stand_in.as_ref(),
+            State::Swapping { .. } | State::Verifying { .. } | State::RollingBack { .. } => {
+                self.stand_in.as_ref().filter(|stand_in| stand_in.serves())
+            }
             State::Ending { .. }
             | State::Settled
             | State::Refused { .. }

@@ -27,6 +27,11 @@ const STAND_IN_READY: Duration = Duration::from_secs(30);
 const STUCK: Duration = Duration::from_secs(20);
 /// How long the end of a stand-in may take.
 const ENDING: Duration = Duration::from_secs(90);
+/// How long a kubelet may take from reading a stand-in's manifest to the first thing that is seen of it: 1 s on an idle machine.
+/// One that read it just before it was taken away starts it all the same.
+const LATE_START: Duration = Duration::from_secs(10);
+/// How often a container may be started that has a reason for having ended which says nothing of the change.
+const STARTS_AT_MOST: usize = 3;
 /// A stand-in needs as much memory as the live server, and half as much again to be at ease.
 const MEMORY_MARGIN_PERCENT: u64 = 150;
 
@@ -45,6 +50,9 @@ pub struct Observed {
     pub stray_stand_ins: Vec<String>,
     /// Whether audit logs of stand-ins still have to be brought to the real one.
     pub stand_in_logs: bool,
+    /// Whether the kubelet still has a Pod of any of the order's stand-ins, the journal's or an earlier one: one that is just
+    /// starting or ending listens nowhere, and writes to its log.
+    pub stand_in_pods: bool,
     /// The node's API server; `None` when only files are worked on and there is none to wait for.
     pub server: Option<Server>,
     /// The stand-in of the journal; `None` when there is none.
@@ -68,7 +76,7 @@ pub struct Server {
     pub running: Option<String>,
     /// What it answers.
     pub health: Health,
-    /// The last words of the container that ended last, empty when none did.
+    /// The last words of the newest container that ended and said any, empty when none did.
     pub last_words: String,
 }
 
@@ -127,7 +135,7 @@ pub enum Step {
     /// Put the last known good manifest back, and before it what fixed paths held.
     Restore,
     /// Write into the journal which stand-in is used from now on.
-    Employ(Option<StandIn>),
+    Employ(StandIn),
     /// Put the manifest of the journal's stand-in into the manifests folder.
     AddStandIn,
     /// Take the manifests of all other stand-ins out of it.
@@ -196,7 +204,7 @@ fn after_reboot(order: &Order, journal: &Journal, observed: &Observed, now: &Mom
                 && observed.stand_in.as_ref().is_some_and(|seen| seen.in_place || seen.starts > 0)
                 && let (Some(stand_in), Some(port)) = (&journal.stand_in, observed.free_port) =>
         {
-            return Some(Step::Employ(Some(StandIn { port, ..stand_in.clone() })));
+            return Some(Step::Employ(StandIn { port, ..stand_in.clone() }));
         }
         State::Rehearsing { deadline, started } if unknown(deadline) => {
             *started = None;
@@ -273,7 +281,7 @@ impl ReliefWanted {
 /// Whether the forwarder is wanted now. It waits for the port from before the swap on, so that it has it the moment the old
 /// server lets go.
 pub fn relief(journal: &Journal, observed: &Observed) -> Option<ReliefWanted> {
-    let stand_in = journal.stand_in.as_ref().filter(|s| s.role != Role::StartOnly)?;
+    let stand_in = journal.stand_in.as_ref().filter(|s| s.serves())?;
     let (known, but_pods) = match &journal.state {
         State::Swapping { before, running, .. } | State::Verifying { before, running, .. } => {
             (before, running.iter().cloned().collect())
@@ -313,7 +321,7 @@ fn ordered(order: &Order, journal: &Journal, observed: &Observed, now: &Moment) 
         (Some(stand_in), _) if stand_in.role == role => {
             Step::Record(State::Rehearsing { deadline: now.plus(REHEARSAL), started: None })
         }
-        (_, Some(port)) => Step::Employ(Some(StandIn { role, port })),
+        (_, Some(port)) => Step::Employ(StandIn { role, port }),
         (_, None) => refuse(format!(
             "no port of 127.0.0.1 between {} and {} is free for a rehearsal",
             stand_in::PORTS.start,
@@ -359,8 +367,8 @@ fn swapping(
         return Step::Stage;
     }
     match &journal.stand_in {
-        // It has said what it had to say.
-        Some(StandIn { role: Role::StartOnly, .. }) => Step::Employ(None),
+        // It has said what it had to say. It stays in the journal, so that no later one gets its port and with it its name.
+        Some(StandIn { role: Role::StartOnly, .. }) | None => Step::Swap,
         Some(_) => match ready_to_serve(observed) {
             Ok(()) => Step::Swap,
             Err(problem) if deadline.has_passed(now) => {
@@ -369,7 +377,6 @@ fn swapping(
             }
             Err(problem) => Step::Wait(problem),
         },
-        None => Step::Swap,
     }
 }
 
@@ -426,6 +433,11 @@ fn new_pods<'a>(
     before: &'a BTreeSet<String>,
 ) -> impl Iterator<Item = &'a str> {
     containers.difference(before).map(|log| log.split_once('/').map_or(log.as_str(), |(pod, _)| pod))
+}
+
+/// A server's last words, in a sentence.
+fn words(last_words: &str) -> &str {
+    if last_words.is_empty() { "without a word in its log" } else { last_words }
 }
 
 fn timeout(order: &Order) -> Duration {

@@ -80,9 +80,7 @@ pub struct Seen {
     pub health: super::Health,
     /// Whether anything listens on its port.
     pub listening: bool,
-    /// Whether the kubelet still has a Pod of it or of an earlier one: one that is just starting or ending listens nowhere.
-    pub alive: bool,
-    /// The last words of the server that ended last, empty when none did.
+    /// The last words of the newest one that ended and said any, empty when none did.
     pub last_words: String,
 }
 
@@ -92,6 +90,11 @@ pub fn pods_prefix(order_id: &str) -> String {
 }
 
 impl StandIn {
+    /// Whether it can answer in the API server's place: one without etcd cannot.
+    pub fn serves(&self) -> bool {
+        self.role != Role::StartOnly
+    }
+
     /// Name of its Pod, for the order of this identity.
     pub fn pod_name(&self, order_id: &str) -> String {
         format!("{}{}", pods_prefix(order_id), self.port)

@@ -80,7 +80,7 @@ pub async fn carry_out(
 ) -> Result<Journal, Error> {
     let machine = host.machine();
     let mut journal = host.journal_of(order, machine.time_of_day())?;
-    host.sync(order)?;
+    host.take_over(order)?;
     // The first sign of life: the agent waits for it.
     host.record(order, &journal)?;
     let mut service = Service::new(host, order, forward);
@@ -140,7 +140,7 @@ async fn do_step(host: &Host, order: &Order, journal: &mut Journal, step: &Step)
         Step::Swap => host.swap(order),
         Step::Restore => host.restore(order),
         Step::Employ(stand_in) => {
-            let next = Journal { stand_in: stand_in.clone(), ..journal.clone() };
+            let next = Journal { stand_in: Some(stand_in.clone()), ..journal.clone() };
             host.record(order, &next)?;
             *journal = next;
             Ok(())

@@ -228,6 +228,11 @@ impl Files {
         }
     }
 
+    /// Every path there is.
+    pub(crate) fn paths(&self) -> impl Iterator<Item = String> {
+        self.now.keys().map(|path| path.to_string_lossy().into_owned())
+    }
+
     /// Names in a folder.
     pub(crate) fn list(&self, folder: &Path) -> io::Result<Vec<String>> {
         if !self.is_folder(folder) {

@@ -45,8 +45,9 @@ pub(crate) struct Spec {
 
 impl Spec {
     /// From a file's bytes; `None` when they are no Pod.
-    pub(crate) fn read(bytes: &[u8]) -> Option<Self> {
-        let digest = manifest::digest(bytes);
+    pub(crate) fn read(name: &str, bytes: &[u8]) -> Option<Self> {
+        // Of the same content under another name it makes another Pod, as `applyDefaults` does.
+        let digest = manifest::digest(&[name.as_bytes(), bytes].concat());
         let uid = digest.strip_prefix("sha256:")?[..12].to_owned();
         let text = std::str::from_utf8(bytes).ok()?;
         let value = |flag: &str| Some(text.split_once(flag)?.1.split_whitespace().next()?.to_owned());
@@ -175,12 +176,17 @@ impl Kubelet {
         self.look.get_or_insert(at);
     }
 
+    /// Whether a Pod is one that the folder defines.
+    pub(crate) fn wants(&self, pod: &Pod) -> bool {
+        self.wanted.values().any(|spec| *spec == pod.spec)
+    }
+
     /// Whether nothing is about to change by itself: every Pod is wanted and runs.
     pub(crate) fn is_calm(&self) -> bool {
         self.runs()
             && self.look.is_none()
             && self.pods.len() == self.wanted.len()
-            && self.pods.values().all(|pod| pod.is_running() && self.wanted.values().any(|s| *s == pod.spec))
+            && self.pods.values().all(|pod| pod.is_running() && self.wants(pod))
     }
 
     pub(crate) fn stop(&mut self, until: u64) {
@@ -194,6 +200,23 @@ impl Kubelet {
 }
 
 impl World {
+    /// Stops the kubelet until then; one that was about to start a container may leave a log of it and nothing that ran.
+    pub(crate) fn stop_kubelet(&mut self, until: u64) {
+        let pods = self.kubelet.pods.values();
+        let starting: Vec<Spec> = pods
+            .filter(|pod| matches!(pod.phase, Phase::Starts { .. }))
+            .map(|pod| pod.spec.clone())
+            .collect();
+        for spec in starting {
+            if self.rng.once_in(2) {
+                let (log, time) = (self.next_log(&spec), self.wall());
+                self.files.log(&log, b"", time);
+                self.note(|| format!("the kubelet is stopped while it starts {}", log.display()));
+            }
+        }
+        self.kubelet.stop(until);
+    }
+
     /// Everything that is due.
     pub(crate) fn tick(&mut self) {
         self.servers_go_on();
@@ -233,7 +256,7 @@ impl World {
             if name.starts_with('.') || self.files.is_folder(&path) {
                 continue;
             }
-            if let Some(spec) = self.files.read(&path).ok().and_then(Spec::read) {
+            if let Some(spec) = self.files.read(&path).ok().and_then(|bytes| Spec::read(&name, bytes)) {
                 wanted.insert(spec.name.clone(), spec);
             }
         }
@@ -323,12 +346,15 @@ impl World {
         }
     }
 
-    fn start_container(&mut self, spec: &Spec) {
+    fn next_log(&self, spec: &Spec) -> PathBuf {
         let folder = spec.logs();
         let names = self.files.list(&folder).unwrap_or_default();
         let next = names.iter().filter_map(|n| n.strip_suffix(".log")?.parse::<u64>().ok()).max();
-        let log = folder.join(format!("{}.log", next.map_or(0, |n| n + 1)));
-        let time = self.wall();
+        folder.join(format!("{}.log", next.map_or(0, |n| n + 1)))
+    }
+
+    fn start_container(&mut self, spec: &Spec) {
+        let (log, time) = (self.next_log(spec), self.wall());
         self.files.log(&log, b"t stderr F I0102 03:04:05.678901       1 starting\n", time);
         self.note(|| format!("the kubelet starts {}", log.display()));
         match &spec.runs {

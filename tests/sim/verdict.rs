@@ -7,7 +7,7 @@ use audit_operator::host::{Host, MANIFEST};
 use audit_operator::install::{Rehearsal, State};
 
 use crate::node::Node;
-use crate::scenario::{AUDIT_LOG, Behaviour, Change, Memory, PORT, Scenario, What};
+use crate::scenario::{AUDIT_LOG, Behaviour, Change, HEALTH_TIMEOUT, Memory, PORT, Scenario, What};
 use crate::world::World;
 
 /// Whether nothing will happen any more.
@@ -49,8 +49,19 @@ fn excused(world: &World, state: Option<&State>) -> bool {
     {
         return true;
     }
+    // A kubelet that was away for longer than a server gets, and comes back while the manifest is put back, may start the bad one:
+    // nothing tells that Pod from the restored one's.
+    if was_away(world) && matches!(state, Some(State::RollingBack { .. })) {
+        return true;
+    }
     // It ran, an event landed, and then it died: what came after the end is not ours.
     world.scenario.behaviour == Behaviour::Dies && matches!(state, Some(State::Settled))
+}
+
+/// Whether the kubelet started nothing for longer than a server gets to be healthy.
+fn was_away(world: &World) -> bool {
+    let too_long = u64::from(HEALTH_TIMEOUT) * 1000;
+    world.happened.iter().any(|what| matches!(what, What::KubeletStops(time) if *time > too_long))
 }
 
 /// Looks at what is left.
@@ -62,6 +73,8 @@ pub(crate) fn check(node: &Node, host: &Host) {
     let template = world.template;
     let (is_from, is_to) = (is(&template.manifest), is(&template.planned.target));
     let touched = world.happened.contains(&What::OtherTool);
+    // All that can be done then is to say so (docs/reliability.md).
+    let away = was_away(&world);
     let mut wrong = Vec::new();
     let Some(state) = state else {
         if !touched && world.scenario.image {
@@ -74,7 +87,9 @@ pub(crate) fn check(node: &Node, host: &Host) {
         State::Refused { .. } | State::RolledBack { .. } if !(is_from || touched) => {
             wrong.push("taken back, and the manifest is not the old one");
         }
-        State::Failed { .. } if !touched => wrong.push("failed, though nobody else wrote the manifest"),
+        State::Failed { .. } if !touched && !away => {
+            wrong.push("failed, though nobody else wrote the manifest")
+        }
         state if !state.is_final() => wrong.push("the journal is open"),
         _ => {}
     }
@@ -98,6 +113,13 @@ pub(crate) fn check(node: &Node, host: &Host) {
     for what in wrong {
         world.violation(format!("{what} ({state:?})"));
     }
+    // An order that was not given to its end is the agent's, and is replaced by the next one.
+    let left =
+        |path: &String| path.ends_with(".audit-operator") && !path.ends_with("/.order.json.audit-operator");
+    let unfinished: Vec<_> = world.files.paths().filter(left).collect();
+    if !unfinished.is_empty() {
+        world.violation(format!("{unfinished:?} is left of an interrupted write"));
+    }
     check_events(&mut world);
 }
 
@@ -120,9 +142,10 @@ fn check_events(world: &mut World) {
         world.violation(format!("events {twice:?} are in the log more than once"));
     }
     // What a server wrote in the seconds before a power cut is the file system's to lose; and a stand-in that does not end
-    // is not waited for for ever.
+    // is not waited for for ever: 90 s, most of which a full disk can take.
     let cut = world.happened.contains(&What::PowerCut);
-    let may_stay = |what: &What| matches!(what, What::StandInHangs | What::KubeletStops(_));
+    let may_stay =
+        |what: &What| matches!(what, What::StandInHangs | What::KubeletStops(_) | What::DiskFull(60_000..));
     let stays = world.happened.iter().any(may_stay);
     let missing: Vec<u64> =
         (1..=world.events).filter(|number| !found.contains_key(&number.to_string())).collect();

@@ -104,7 +104,7 @@ impl World {
     pub(crate) fn new(scenario: Scenario, mut rng: Rng, traced: bool) -> Self {
         let template = Template::of(scenario.change);
         let faults = scenario.faults.clone();
-        let target = Spec::read(template.planned.target.as_bytes()).expect("a manifest");
+        let target = Spec::read("", template.planned.target.as_bytes()).expect("a manifest");
         let new_policy = match target.runs {
             Runs::Server { policy, .. } => policy,
             Runs::Installer { .. } | Runs::Other => None,
@@ -276,7 +276,7 @@ impl World {
                 None => self.installer_lives = false,
             },
             What::PowerCut => self.stop = Some(Stop::PowerCut),
-            What::KubeletStops(time) => self.kubelet.stop(now + time),
+            What::KubeletStops(time) => self.stop_kubelet(now + time),
             What::OtherTool => {
                 let text = self.template.others.clone();
                 let time = self.wall();
@@ -383,7 +383,7 @@ impl World {
             return;
         }
         let Ok(bytes) = self.files.read(path) else { return };
-        let whole = match Spec::read(bytes).map(|spec| spec.runs) {
+        let whole = match Spec::read(&name, bytes).map(|spec| spec.runs) {
             Some(Runs::Installer { .. }) => name == audit_operator::install::pod::FILE,
             Some(Runs::Server { stand_in, .. }) => stand_in && name.starts_with(PREFIX),
             Some(Runs::Other) | None => false,
@@ -416,14 +416,16 @@ impl World {
         self.forwarders.iter().find(|forwarder| forwarder.holds).map(|forwarder| forwarder.to)
     }
 
-    /// The order that the installer which runs now is for.
+    /// The order that the installer which runs now is for. One that a kubelet without an API server does not take away any more has
+    /// nothing left to do.
     pub(crate) fn installer(&self) -> Option<String> {
         let running = self.kubelet.pods.values().filter(|pod| pod.is_running());
         let order = |pod: &Pod| match &pod.spec.runs {
             Runs::Installer { order } => Some(order.clone()),
             Runs::Server { .. } | Runs::Other => None,
         };
-        running.filter_map(order).next().filter(|_| self.installer_lives)
+        let found = running.filter_map(|pod| Some((self.kubelet.wants(pod), order(pod)?))).max();
+        found.map(|(_, order)| order).filter(|_| self.installer_lives)
     }
 
     /// Whether something goes wrong at a time that has not come.

@@ -19,11 +19,12 @@ pub(super) fn next(
     if !seen.in_place {
         return Step::AddStandIn;
     }
-    // The first start of a container is number 0; a second one means that the first has ended.
-    if seen.starts > 1 {
+    // A second start means that the first has ended; but for one that said nothing, see `STARTS_AT_MOST`.
+    let allowed = if seen.last_words.is_empty() { STARTS_AT_MOST } else { 1 };
+    if seen.starts > allowed {
         return match observed.free_port {
             Some(port) if stand_in::lost_its_port(&seen.last_words) && !deadline.has_passed(now) => {
-                Step::Employ(Some(StandIn { port, ..stand_in.clone() }))
+                Step::Employ(StandIn { port, ..stand_in.clone() })
             }
             _ if stand_in.role == Role::StartOnly && stand_in::only_missed_etcd(&seen.last_words) => {
                 accept(observed, now)
@@ -96,7 +97,7 @@ fn wait_or_refuse(what: &str, deadline: &Deadline, now: &Moment) -> Step {
 
 fn ended(last_words: &str) -> String {
     match last_words {
-        "" => "kube-apiserver ended in the rehearsal and said nothing".to_owned(),
+        "" => format!("kube-apiserver ended in the rehearsal {}", words("")),
         words => format!("kube-apiserver refused it in the rehearsal: {words}"),
     }
 }

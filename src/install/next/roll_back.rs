@@ -86,7 +86,7 @@ fn rescue(
     let wanted = order.rehearsal == Rehearsal::Auto && observed.memory.has_room();
     let answers = observed.server.as_ref().is_some_and(|s| s.health == Health::Ready);
     let seen = observed.stand_in.as_ref();
-    let employ = |port| Step::Employ(Some(StandIn { role: Role::LastKnownGood, port }));
+    let employ = |port| Step::Employ(StandIn { role: Role::LastKnownGood, port });
     match (&journal.stand_in, seen) {
         (Some(stand_in), Some(seen)) if stand_in.role == Role::LastKnownGood => {
             if !seen.in_place {
@@ -95,7 +95,7 @@ fn rescue(
             let again = seen.starts > 1 && stand_in::lost_its_port(&seen.last_words);
             observed.free_port.filter(|_| again).map(employ)
         }
-        (Some(_), Some(seen)) if seen.health == Health::Ready => None,
+        (Some(stand_in), Some(seen)) if stand_in.serves() && seen.health == Health::Ready => None,
         _ if answers => None,
         _ if wanted || began.stuck.has_passed(now) => observed.free_port.map(employ),
         _ => None,

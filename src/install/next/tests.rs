@@ -53,6 +53,7 @@ fn calm() -> Observed {
         rivals: Vec::new(),
         stray_stand_ins: Vec::new(),
         stand_in_logs: false,
+        stand_in_pods: false,
         server: Some(Server {
             containers: logs(&["old/0.log@1"]),
             running: Some("old".to_owned()),
@@ -68,7 +69,7 @@ fn calm() -> Observed {
 
 fn seen(starts: usize, health: Health) -> Seen {
     let listening = health == Health::Ready;
-    Seen { in_place: true, starts, listening, alive: listening, health, last_words: String::new() }
+    Seen { in_place: true, starts, listening, health, last_words: String::new() }
 }
 
 fn candidate() -> StandIn {
@@ -160,7 +161,7 @@ mod before {
         let unkept = Observed { last_known_good: None, staged: false, ..calm() };
         check(&ordered(), &unkept, 0, &Step::KeepLastKnownGood);
         check(&ordered(), &Observed { staged: false, ..calm() }, 0, &Step::Stage);
-        check(&ordered(), &calm(), 0, &Step::Employ(Some(candidate())));
+        check(&ordered(), &calm(), 0, &Step::Employ(candidate()));
         let employed = journal(State::Ordered, Some(candidate()));
         check(&employed, &calm(), 0, &Step::Record(rehearsing()));
     }
@@ -185,9 +186,9 @@ mod before {
     fn where_memory_is_short_only_the_start_is_tried() {
         let memory = Memory { available: Some(300 << 20), used_by_server: Some(250 << 20) };
         let start_only = StandIn { role: Role::StartOnly, port: 16443 };
-        check(&ordered(), &Observed { memory, ..calm() }, 0, &Step::Employ(Some(start_only)));
+        check(&ordered(), &Observed { memory, ..calm() }, 0, &Step::Employ(start_only));
         let memory = Memory { available: Some(380 << 20), ..memory };
-        check(&ordered(), &Observed { memory, ..calm() }, 0, &Step::Employ(Some(candidate())));
+        check(&ordered(), &Observed { memory, ..calm() }, 0, &Step::Employ(candidate()));
     }
 
     #[test]
@@ -223,7 +224,8 @@ mod swap {
     #[test]
     fn a_start_without_etcd_is_taken_away_before_the_swap() {
         let journal = journal(swapping(), Some(StandIn { role: Role::StartOnly, port: 16443 }));
-        check(&journal, &calm(), 1, &Step::Employ(None));
+        check(&journal, &calm(), 1, &Step::Swap);
+        assert_eq!(journal.wanted_stand_in(&order()), None);
         assert_eq!(relief(&journal, &calm()), None);
     }
 
@@ -299,8 +301,8 @@ mod the_end {
         assert_eq!(ending().wanted_stand_in(&order()), None);
         let listening = Observed { stand_in: Some(seen(1, Health::Ready)), stand_in_logs: true, ..calm() };
         check(&ending(), &listening, 0, &Step::Wait("the stand-in to end".to_owned()));
-        let starting = Seen { alive: true, ..seen(0, not_ready()) };
-        let starting = Observed { stand_in: Some(starting), stand_in_logs: false, ..calm() };
+        let starting = Some(seen(0, not_ready()));
+        let starting = Observed { stand_in: starting, stand_in_pods: true, ..calm() };
         check(&ending(), &starting, 0, &Step::Wait("the stand-in to end".to_owned()));
         let ended = Observed { stand_in: Some(seen(1, not_ready())), ..listening.clone() };
         check(&ending(), &ended, 0, &Step::MergeLogs);
@@ -308,19 +310,42 @@ mod the_end {
         check(&ending(), &Observed { stand_in_logs: false, ..ended }, 0, &over);
         check(&ending(), &listening, 90, &over);
         // What is left of its Pod then does not keep its events hidden.
-        let silent = Seen { alive: true, ..seen(1, not_ready()) };
-        let silent = Observed { stand_in: Some(silent), ..listening };
+        let silent = Observed { stand_in: Some(seen(1, not_ready())), stand_in_pods: true, ..listening };
         check(&ending(), &silent, 89, &Step::Wait("the stand-in to end".to_owned()));
         check(&ending(), &silent, 90, &Step::MergeLogs);
+    }
+
+    /// History 501 of the simulation: a stand-in without etcd is out of the journal before it has ended.
+    #[test]
+    fn one_that_the_journal_names_no_more_is_waited_for() {
+        let journal = Journal { stand_in: None, ..ending() };
+        let lives = Observed { stand_in_pods: true, stand_in_logs: true, ..calm() };
+        check(&journal, &lives, 0, &Step::Wait("the stand-in to end".to_owned()));
+        check(&journal, &Observed { stand_in_pods: false, ..lives.clone() }, 0, &Step::MergeLogs);
+        check(&journal, &lives, 90, &Step::MergeLogs);
+    }
+
+    /// History 928: a kubelet that had read the manifest just before it was taken away.
+    #[test]
+    fn one_that_was_never_seen_to_start_may_still_do_so() {
+        let unseen = Observed { stand_in: Some(seen(0, not_ready())), ..calm() };
+        let waits = Step::Wait("whether the kubelet still starts the stand-in".to_owned());
+        check(&ending(), &unseen, 0, &waits);
+        check(&ending(), &unseen, 9, &waits);
+        check(&ending(), &Observed { stand_in_logs: true, ..unseen.clone() }, 10, &Step::MergeLogs);
+        let over = Step::Record(State::RolledBack { reason: "why".to_owned() });
+        check(&ending(), &unseen, 10, &over);
+        // One that was seen has ended, or is seen still.
+        check(&ending(), &Observed { stand_in: Some(seen(1, not_ready())), ..calm() }, 0, &over);
     }
 
     #[test]
     fn who_else_has_its_port_is_not_waited_for_where_pods_are_seen() {
         let memory = Memory { available: None, used_by_server: Some(1) };
         let anothers = Seen { listening: true, ..seen(1, not_ready()) };
-        let observed = Observed { stand_in: Some(anothers.clone()), stand_in_logs: true, memory, ..calm() };
+        let observed = Observed { stand_in: Some(anothers), stand_in_logs: true, memory, ..calm() };
         check(&ending(), &observed, 0, &Step::MergeLogs);
-        let alive = Observed { stand_in: Some(Seen { alive: true, ..anothers }), ..observed };
+        let alive = Observed { stand_in_pods: true, ..observed };
         check(&ending(), &alive, 0, &Step::Wait("the stand-in to end".to_owned()));
     }
 

@@ -12,7 +12,7 @@ fn the_manifest_comes_first_then_a_stand_in_then_the_restored_server() {
     check(&journal, &swapped(&["old/0.log@1", "new/0.log@2"], not_ready()), 1, &Step::Restore);
     let rescue = StandIn { role: Role::LastKnownGood, port: 16443 };
     let down = restored(&["old/0.log@1", "new/0.log@2"], not_ready());
-    check(&journal, &down, 1, &Step::Employ(Some(rescue)));
+    check(&journal, &down, 1, &Step::Employ(rescue));
     let up = restored(&["old/1.log@3", "new/0.log@2"], Health::Ready);
     check_ends(&next(&order(), &journal, &up, &at(20)), "RolledBack", "why");
 }
@@ -38,7 +38,7 @@ fn one_that_was_told_to_end_already_is_followed_by_another() {
     let leaving =
         Observed { stand_in: Some(leaving), ..restored(&["old/0.log@1", "new/0.log@2"], not_ready()) };
     let rescue = StandIn { role: Role::LastKnownGood, port: 16443 };
-    check(&journal, &leaving, 1, &Step::Employ(Some(rescue)));
+    check(&journal, &leaving, 1, &Step::Employ(rescue));
 }
 
 #[test]
@@ -49,7 +49,7 @@ fn a_stuck_kubelet_is_rescued_also_where_no_stand_in_was_wanted() {
     let wait = Step::Wait("the kubelet has not started the restored manifest".to_owned());
     assert_eq!(next(&alone, &journal, &down, &at(19)), wait);
     let rescue = StandIn { role: Role::LastKnownGood, port: 16443 };
-    assert_eq!(next(&alone, &journal, &down, &at(20)), Step::Employ(Some(rescue)));
+    assert_eq!(next(&alone, &journal, &down, &at(20)), Step::Employ(rescue));
 }
 
 #[test]

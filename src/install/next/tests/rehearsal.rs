@@ -46,9 +46,16 @@ fn what_ends_hangs_or_logs_nothing_is_refused_with_its_words() {
 }
 
 #[test]
+fn a_container_that_never_said_a_word_may_never_have_run() {
+    let wait = Step::Wait("the stand-in: it is not ready: /readyz: 500".to_owned());
+    check_full(seen(2, not_ready()), None, 1, &wait);
+    check_refused(seen(4, not_ready()), None, 1, "ended in the rehearsal without a word in its log");
+}
+
+#[test]
 fn a_port_taken_meanwhile_is_only_another_port() {
     let taken = "failed to create listener: address already in use".to_owned();
-    let next = Step::Employ(Some(StandIn { port: 16444, ..candidate() }));
+    let next = Step::Employ(StandIn { port: 16444, ..candidate() });
     check_full(Seen { last_words: taken, ..seen(2, not_ready()) }, None, 1, &next);
 }
 
@@ -59,7 +66,7 @@ fn after_a_reboot_another_stand_in_without_a_past_is_tried() {
     // The kubelet has started it again: its second start, and nothing has crashed.
     let observed = with(Seen { listening: true, ..seen(2, not_ready()) });
     let another = StandIn { port: 16444, ..candidate() };
-    assert_eq!(next(&order(), &before, &observed, &rebooted), Step::Employ(Some(another.clone())));
+    assert_eq!(next(&order(), &before, &observed, &rebooted), Step::Employ(another.clone()));
     let employed = journal(rehearsing(), Some(another));
     let observed = with(Seen { in_place: false, ..seen(0, not_ready()) });
     let state = State::Rehearsing { deadline: rebooted.plus(REHEARSAL), started: None };

@@ -42,19 +42,34 @@ fn check_rolls_back(observed: &Observed, second: u64, part: &str) {
     }
 }
 
+/// A node whose new server ended before with these words.
+fn ended(containers: &[&str], last_words: &str) -> Observed {
+    let mut observed = swapped(containers, not_ready());
+    if let Some(server) = &mut observed.server {
+        server.last_words = last_words.to_owned();
+    }
+    observed
+}
+
 #[test]
 fn a_crash_is_not_waited_out() {
-    let mut crashed = swapped(&["old/0.log@1", "new/0.log@2", "new/1.log@3"], not_ready());
-    if let Some(server) = &mut crashed.server {
-        server.last_words = "unknown flag: --x".to_owned();
-    }
+    let crashed = ended(&["old/0.log@1", "new/0.log@2", "new/1.log@3"], "unknown flag: --x");
     check_rolls_back(&crashed, 1, "unknown flag: --x");
+}
+
+/// As on a real control plane whose kubelet was restarted while it started the container.
+#[test]
+fn a_container_that_never_said_a_word_may_never_have_run() {
+    let wait = Step::Wait("the new API server is not ready: /readyz: 500".to_owned());
+    check(&here(), &ended(&["new/0.log@2", "new/1.log@3"], ""), 1, &wait);
+    let every_time = ["new/0.log@2", "new/1.log@3", "new/2.log@4", "new/3.log@5"];
+    check_rolls_back(&ended(&every_time, ""), 1, "the new API server ended: without a word in its log");
 }
 
 #[test]
 fn starts_from_before_a_reboot_are_no_crashes() {
     let rebooted = Moment { boot: "c".to_owned(), milliseconds: 5000 };
-    let observed = |containers: &[&str]| swapped(containers, not_ready());
+    let observed = |containers: &[&str]| ended(containers, "killed");
     let step = next(&order(), &here(), &observed(&["old/0.log@1", "new/0.log@2"]), &rebooted);
     let Step::Record(state) = step else { panic!("{step:?}") };
     let wait = Step::Wait("the new API server is not ready: /readyz: 500".to_owned());
@@ -70,14 +85,38 @@ fn starts_from_before_a_reboot_are_no_crashes() {
 
 #[test]
 fn a_server_whose_port_the_forwarder_still_had_gets_another_chance() {
-    let mut crashed = swapped(&["old/0.log@1", "new/0.log@2", "new/1.log@3"], not_ready());
-    if let Some(server) = &mut crashed.server {
-        server.last_words = "listen tcp :6443: bind: address already in use".to_owned();
-    }
+    let words = "listen tcp :6443: bind: address already in use";
+    let crashed = ended(&["old/0.log@1", "new/0.log@2", "new/1.log@3"], words);
     let relieved = journal(verifying(), Some(candidate()));
     let wait = Step::Wait("the new API server is not ready: /readyz: 500".to_owned());
     check(&relieved, &crashed, 1, &wait);
     check_rolls_back(&crashed, 1, "address already in use");
+}
+
+/// History 772 of the simulation: a backup that somebody left in the folder ran, and logged what the new server did not.
+#[test]
+fn what_runs_while_another_file_defines_the_same_pod_proves_nothing() {
+    let rivals = vec!["kube-apiserver.yaml.bak".to_owned()];
+    let containers = ["old/0.log@1", "new/0.log@2", "rival/0.log@3"];
+    let beside = Observed { rivals, ..swapped(&containers, Health::Ready) };
+    let known = match verifying() {
+        State::Verifying { running, deadline, earlier, .. } => {
+            State::Verifying { before: logs(&containers), running, deadline, earlier }
+        }
+        state => panic!("{state:?}"),
+    };
+    check(&here(), &beside, 1, &Step::Record(known.clone()));
+    let known = journal(known, None);
+    check(&known, &beside, 1, &Step::Wait(rivals_message(&beside.rivals)));
+    let gone = Observed { rivals: Vec::new(), ..beside.clone() };
+    let waits = "the kubelet has not started a container from the new manifest";
+    check(&known, &gone, 1, &Step::Wait(waits.to_owned()));
+    let started = [&containers[..], &["new/1.log@4"]].concat();
+    check(&known, &swapped(&started, Health::Ready), 1, &Step::Prove(Target::Live));
+    match next(&order(), &known, &beside, &at(300)) {
+        Step::Record(State::RollingBack { reason, .. }) => assert!(reason.contains(".bak"), "{reason}"),
+        step => panic!("{step:?}"),
+    }
 }
 
 #[test]
