@@ -38,7 +38,7 @@ static: ## Build both programs as static release binaries
 image: static ## Make the container image $IMAGE with docker, podman or buildah
 	@.ci/image '$(IMAGE)' '$(STATIC)/audit-operator'
 
-test: lint unit check-generated fuzz ## Everything that needs no root
+test: lint unit sim check-generated fuzz ## Everything that needs no root
 
 lint: fmt clippy deny chart ## Formatting, clippy, licences and sources, the chart
 
@@ -59,7 +59,7 @@ SEEDS ?= 10000
 SEED0 ?= 0
 sim: ## The installer on a simulated node, $SEEDS (10000) histories from number $SEED0 on; ends with `histories=N violations=0`
 	$(call say,$(SEEDS) histories of a simulated node)
-	@cargo test --quiet --locked --test sim -- --seeds=$(SEEDS) --seed0=$(SEED0)
+	@cargo test --quiet --locked --profile sim --test sim -- --seeds=$(SEEDS) --seed0=$(SEED0)
 
 deny: $(CARGO_DENY)
 	$(call say,licences and banned crates and sources of the dependencies)
