@@ -67,6 +67,11 @@ fn cases() -> Vec<(&'static str, &'static str, Scenario)> {
             Scenario { behaviour: Behaviour::NoEvent, only_live: true, several: true, ..good() },
         ),
         (
+            "a second installer of the same order waits until the first is done",
+            "Settled",
+            with(vec![fault(When::Rehearsing, What::Twin)]),
+        ),
+        (
             "a change that only the live server refuses is taken back",
             "RolledBack",
             Scenario { behaviour: Behaviour::Refused, only_live: true, ..good() },

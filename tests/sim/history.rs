@@ -43,10 +43,10 @@ pub(crate) fn run(seed: u64, traced: bool) -> Report {
 /// The history of a scenario.
 pub(crate) fn play(scenario: Scenario, rng: Rng, traced: bool) -> Report {
     let node = Node::new(World::new(scenario, rng, traced));
-    let mut history = History { host: host(&node), node, installer: None, agent: None };
+    let mut history = History { host: host(&node), node, installer: None, twin: None, agent: None };
     history.go_on();
     let state = history.host.journal().ok().flatten().map(|journal| journal.state);
-    drop((history.installer.take(), history.agent.take()));
+    drop((history.installer.take(), history.twin.take(), history.agent.take()));
     let mut world = history.node.world();
     let (violations, trace) = (std::mem::take(&mut world.violations), world.trace.take().unwrap_or_default());
     let outcome = state.as_ref().map_or("none", State::name);
@@ -62,6 +62,8 @@ struct History {
     node: Node,
     host: Host,
     installer: Option<(String, Program)>,
+    /// A second installer of the same order.
+    twin: Option<Program>,
     agent: Option<Program>,
 }
 
@@ -117,6 +119,8 @@ impl History {
             self.node.forward();
             let installer = self.installer.as_mut().and_then(|(_, program)| program.work(&self.node));
             self.stopped(installer, true);
+            let twin = self.twin.as_mut().and_then(|program| program.work(&self.node));
+            self.stopped(twin, true);
             let agent = self.agent.as_mut().and_then(|program| program.work(&self.node));
             self.stopped(agent, false);
             self.node.forward();
@@ -146,12 +150,16 @@ impl History {
             (world.installer(), world.agent_away_until <= world.now)
         };
         if self.installer.as_ref().map(|(order, _)| order) != order.as_ref() {
-            self.installer = None;
+            (self.installer, self.twin) = (None, None);
             if let Some(order) = order {
-                let (host, node, id) = (self.host.clone(), self.node.clone(), order.clone());
-                let work = async move { installer::carry_out_and_leave(&host, &id, &node).await };
-                self.installer = Some((order, Program::start(&self.node, "installer", work)));
+                let program = self.start_installer("installer", &order);
+                self.installer = Some((order, program));
             }
+        }
+        if let Some((order, _)) = &self.installer
+            && std::mem::take(&mut self.node.world().twin)
+        {
+            self.twin = Some(self.start_installer("twin", order));
         }
         if !agent {
             self.agent = None;
@@ -161,11 +169,17 @@ impl History {
         }
     }
 
+    fn start_installer(&self, name: &'static str, order: &str) -> Program {
+        let (host, node, id) = (self.host.clone(), self.node.clone(), order.to_owned());
+        let work = async move { installer::carry_out_and_leave(&host, &id, &node).await };
+        Program::start(&self.node, name, work)
+    }
+
     fn stopped(&mut self, stop: Option<Stop>, installer: bool) {
         match stop {
             None => {}
             Some(Stop::Killed) if installer => {
-                self.installer = None;
+                (self.installer, self.twin) = (None, None);
                 let mut world = self.node.world();
                 world.installer_lives = false;
                 world.note(|| "the installer is killed".to_owned());
@@ -177,7 +191,7 @@ impl History {
                 world.note(|| "the agent is killed".to_owned());
             }
             Some(Stop::PowerCut) => {
-                (self.installer, self.agent) = (None, None);
+                (self.installer, self.twin, self.agent) = (None, None, None);
                 self.node.world().power_cut();
             }
         }

@@ -100,6 +100,8 @@ pub(crate) enum What {
     DiskFull(u64),
     /// The new live server is killed, once.
     ServerDies,
+    /// A second installer of the same order is started beside the first. Only told by hand.
+    Twin,
 }
 
 #[derive(Clone, Debug)]

@@ -168,7 +168,12 @@ fn may_fail(scenario: &Scenario, world: &World) -> bool {
             | What::DiskFull(_)
             | What::ServerDies => true,
             What::KubeletStops(time) => *time >= 30_000,
-            What::Kill | What::PowerCut | What::PortTaken | What::ClockJumps(_) | What::AgentAway(_) => false,
+            What::Kill
+            | What::PowerCut
+            | What::PortTaken
+            | What::ClockJumps(_)
+            | What::AgentAway(_)
+            | What::Twin => false,
         })
 }
 

@@ -68,6 +68,8 @@ pub(crate) struct World {
     /// Ports that somebody else listens on.
     pub(crate) taken_ports: Vec<u16>,
     pub(crate) installer_lives: bool,
+    /// Whether a second installer is to be started beside it.
+    pub(crate) twin: bool,
     /// Who works now; `None` when the world itself does.
     pub(crate) process: Option<Process>,
     /// Who has the lock.
@@ -136,6 +138,7 @@ impl World {
             forwarders: Vec::new(),
             taken_ports: Vec::new(),
             installer_lives: false,
+            twin: false,
             process: None,
             lock: None,
             stop: None,
@@ -300,6 +303,7 @@ impl World {
                 }
             }
             What::ClockJumps(seconds) => self.clock_is_off_by += seconds * 1000,
+            What::Twin => self.twin = true,
             What::AgentAway(time) => self.agent_away_until = now + time,
             What::Rival(time) => {
                 let time_of_day = self.wall();
