@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::clock::{Deadline, Due, Moment};
-use super::journal::{Journal, Outcome, Proof, ProofResult, Refuser, State};
+use super::journal::{Journal, Outcome, Proof, ProofResult, Refuser, Rehearsed, State};
 use super::order::{Order, Rehearsal};
 use super::stand_in::{self, Role, Seen, StandIn};
 
@@ -186,7 +186,7 @@ pub fn next(order: &Order, journal: &Journal, observed: &Observed, now: &Moment)
             let began = roll_back::Began { reason, before, tried, deadline, stuck };
             roll_back::next(order, journal, observed, &began, now)
         }
-        State::Ending { outcome, deadline } => ending::next(observed, outcome, deadline, now),
+        State::Ending { outcome, deadline } => ending::next(journal, observed, outcome, deadline, now),
         State::Settled | State::Refused { .. } | State::RolledBack { .. } | State::Failed { .. } => {
             Step::Finished
         }

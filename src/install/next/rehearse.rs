@@ -48,7 +48,7 @@ fn start_only(
 ) -> Step {
     let lives = started.and_then(|started| now.since(started)).unwrap_or(0);
     if seen.starts == 0 {
-        wait_or_refuse("the kubelet has not started it", deadline, now)
+        wait_or_refuse(Refuser::Checks, "the kubelet has not started it", deadline, now)
     } else if started.is_none() {
         Step::Record(State::Rehearsing { deadline: deadline.clone(), started: Some(now.clone()) })
     } else if lives < stand_in::START_ONLY_SECONDS * 1000 {
@@ -68,9 +68,11 @@ fn full(
 ) -> Step {
     match &seen.health {
         Health::NotReady(_) if seen.starts == 0 => {
-            wait_or_refuse("the kubelet has not started it", deadline, now)
+            wait_or_refuse(Refuser::Checks, "the kubelet has not started it", deadline, now)
         }
-        Health::NotReady(answer) => wait_or_refuse(&format!("it is not ready: {answer}"), deadline, now),
+        Health::NotReady(answer) => {
+            wait_or_refuse(Refuser::Rehearsal, &format!("it is not ready: {answer}"), deadline, now)
+        }
         Health::Ready if logs_nothing(order) => accept(observed, now),
         Health::Ready => match proof(journal, Target::StandIn(stand_in.port)) {
             None => Step::Prove(Target::StandIn(stand_in.port)),
@@ -86,10 +88,11 @@ fn accept(observed: &Observed, now: &Moment) -> Step {
     Step::Record(swapping_state(observed.server.as_ref(), now))
 }
 
-fn wait_or_refuse(what: &str, deadline: &Deadline, now: &Moment) -> Step {
+/// A kubelet that does not start the stand-in has said nothing of the change, and may do so the next time.
+fn wait_or_refuse(by: Refuser, what: &str, deadline: &Deadline, now: &Moment) -> Step {
     if deadline.has_passed(now) {
         let seconds = REHEARSAL.as_secs();
-        refuse(Refuser::Rehearsal, format!("after {seconds} s of rehearsal {what}"), now)
+        refuse(by, format!("after {seconds} s of rehearsal {what}"), now)
     } else {
         Step::Wait(format!("the stand-in: {what}"))
     }

@@ -337,6 +337,18 @@ mod the_end {
         check(&ending(), &unseen, 10, &over);
         // One that was seen has ended, or is seen still.
         check(&ending(), &Observed { stand_in: Some(seen(1, not_ready())), ..calm() }, 0, &over);
+        // The kubelet takes away what is seen of an ended one; that it ran the journal knows.
+        let rehearsed = Journal { rehearsed: Rehearsed::Full, ..ending() };
+        check(&rehearsed, &unseen, 0, &over);
+        let rescue = StandIn { role: Role::LastKnownGood, port: 16444 };
+        check(&Journal { stand_in: Some(rescue), ..rehearsed }, &unseen, 0, &waits);
+        let refused = |by| {
+            let outcome = Outcome::Refused { by, reason: "why".to_owned() };
+            Journal { state: State::Ending { outcome, deadline: due(90) }, ..ending() }
+        };
+        check(&refused(Refuser::Checks), &unseen, 0, &waits);
+        let over = Step::Record(State::Refused { by: Refuser::Rehearsal, reason: "why".to_owned() });
+        check(&refused(Refuser::Rehearsal), &unseen, 0, &over);
     }
 
     #[test]

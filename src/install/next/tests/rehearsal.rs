@@ -32,7 +32,15 @@ fn ready_and_proved_is_swapped() {
 #[track_caller]
 fn check_refused(seen: Seen, proof: Option<Proof>, second: u64, part: &str) {
     let journal = Journal { proof, ..journal(rehearsing(), Some(candidate())) };
-    check_ends(&next(&order(), &journal, &with(seen), &at(second)), "Refused", part);
+    let has_run = seen.starts > 0;
+    let step = next(&order(), &journal, &with(seen), &at(second));
+    check_ends(&step, "Refused", part);
+    // Only what has run says something of the change.
+    let of_the_rehearsal = matches!(
+        step,
+        Step::Record(State::Ending { outcome: Outcome::Refused { by: Refuser::Rehearsal, .. }, .. })
+    );
+    assert_eq!(of_the_rehearsal, has_run, "{step:?}");
 }
 
 #[test]
