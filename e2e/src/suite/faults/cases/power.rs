@@ -25,7 +25,7 @@ pub(super) const CASES: &[Case] = &[
         b.order(Change::Good, Rehearsal::Auto, "verifying", Bed::power_cut)
     })
     .on_both()
-    .in_ci(3),
+    .in_ci(1),
     case("power-cut-started", "power cut when the new API server runs, and is not ready yet", SETTLED, |b| {
         b.order(Change::Good, Rehearsal::Auto, "verifying", |b| {
             new_server(b, Alive::Runs)?;
