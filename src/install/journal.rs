@@ -185,10 +185,10 @@ fn long_ago() -> Deadline {
 /// Who refused an order.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Refuser {
-    /// The checks before anything is done: what they found may pass.
+    /// The checks before anything is done, and a kubelet that starts no stand-in: what was found may pass.
     #[default]
     Checks,
-    /// The rehearsal: it will find the same again.
+    /// The rehearsal, in which the stand-in has run: it will find the same again.
     Rehearsal,
     /// The agent, because the installer did not start.
     Agent,

@@ -19,8 +19,8 @@ use super::read::{self, At, Coverage, Entry, Sink};
 use super::sieve::Sieve;
 use super::source::{self, Log, Part};
 
-/// Bytes of a plain log that one thread reads at a time: long against a block, of which half is read in vain at the end of each.
-pub const PIECE: u64 = 16 << 20;
+/// Bytes of a plain log that one thread reads at a time.
+pub const PIECE: u64 = 4 << 20;
 /// Bytes of found records that are handed over at once.
 const BATCH: usize = 256 << 10;
 /// Such batches that wait for whoever asked, for each thread.

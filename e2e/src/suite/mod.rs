@@ -74,9 +74,10 @@ pub(crate) fn run(given: &Given, filter: &str) -> Result<bool> {
         let result = (test.run)(given);
         ensure!(!launch::is_closed(), "interrupted");
         if let Err(error) = &result {
-            say!("test {} FAILED: {error:#}", test.name);
+            let failure = format!("test {} FAILED: {error:#}", test.name);
+            say!("{failure}");
             keep_evidence(given, test.name, error);
-            failed.push(format!("test {} FAILED: {error:#}", test.name));
+            failed.push(failure);
         } else {
             say!("test {} ok after {:.0} s", test.name, started.elapsed().as_secs_f64());
         }
