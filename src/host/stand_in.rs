@@ -155,11 +155,36 @@ impl Host {
             last_words = containers.last_words;
         }
         let listening = self.machine().listens(stand_in.port).await;
-        let health = if listening {
-            server::health_at(self.machine(), "127.0.0.1", stand_in.port).await
-        } else {
-            Health::NotReady("nothing listens on its port".to_owned())
+        let health = match listening {
+            // One without etcd listens after a second and then answers nothing: each question would take its whole time, the
+            // one in the swap too.
+            true if stand_in.serves() => server::health_at(self.machine(), "127.0.0.1", stand_in.port).await,
+            true => Health::NotReady("without etcd it is never ready".to_owned()),
+            false => Health::NotReady("nothing listens on its port".to_owned()),
         };
         Ok(Seen { in_place, starts, health, listening, last_words })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use super::*;
+    use crate::install::next::tests::order;
+
+    #[tokio::test]
+    async fn a_server_without_etcd_is_not_asked_what_it_never_answers() {
+        let root = tempfile::tempdir().unwrap();
+        let host = Host::new(root.path(), order().manifest, None);
+        // It takes connections and says nothing, as kube-apiserver does while it waits for etcd.
+        let silent = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+        let target = "apiVersion: v1\nkind: Pod\nmetadata: {name: kube-apiserver, namespace: kube-system}\nspec: {containers: \
+                      [{name: kube-apiserver, command: [kube-apiserver]}]}\n";
+        let order = Order { target: target.to_owned(), ..order() };
+        let stand_in = StandIn { role: Role::StartOnly, port: silent.local_addr().unwrap().port() };
+        let seen = host.observe_stand_in(&order, "n1", &stand_in).await.unwrap();
+        let health = Health::NotReady("without etcd it is never ready".to_owned());
+        assert_eq!((seen.listening, seen.health), (true, health));
     }
 }
