@@ -144,7 +144,15 @@ impl Follow {
             let mut from = From { begin, sink };
             let mut matching = Matching { query, sink: &mut from };
             let piece = Piece { offset: None, until: None, first_line: None };
-            read::read_piece(&name, piece, &lines[..], &mut Vec::new(), sieve, coverage, &mut matching);
+            read::read_piece(
+                &name,
+                piece,
+                &lines[..],
+                &mut read::Buffers::default(),
+                sieve,
+                coverage,
+                &mut matching,
+            );
         }
     }
 

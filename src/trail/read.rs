@@ -193,11 +193,11 @@ pub fn read(
     let packed = input.fill_buf().is_ok_and(|head| head.first() == Some(&GZIP));
     coverage.logs += 1;
     let whole = Piece { offset: None, until: None, first_line: Some(1) };
-    let mut buffer = Vec::new();
+    let mut buffers = Buffers::default();
     if packed {
-        read_piece(name, whole, MultiGzDecoder::new(input), &mut buffer, sieve, coverage, sink);
+        read_piece(name, whole, MultiGzDecoder::new(input), &mut buffers, sieve, coverage, sink);
     } else {
-        read_piece(name, whole, input, &mut buffer, sieve, coverage, sink);
+        read_piece(name, whole, input, &mut buffers, sieve, coverage, sink);
     }
 }
 
@@ -216,27 +216,36 @@ pub(super) struct Piece {
     pub(super) first_line: Option<u64>,
 }
 
-/// Reads one piece of a log by way of `buffer`; gives how many lines it has.
+/// What one piece after the other is read with.
+#[derive(Debug, Default)]
+pub(super) struct Buffers {
+    records: records::Buffers,
+    /// See [`Log::latest`].
+    latest: Vec<u8>,
+}
+
+/// Reads one piece of a log by way of `buffers`; gives how many lines it has.
 pub(super) fn read_piece(
     name: &str,
     piece: Piece,
     input: impl Read,
-    buffer: &mut Vec<u8>,
+    buffers: &mut Buffers,
     sieve: &Sieve,
     coverage: &mut Coverage,
     sink: &mut impl Sink,
 ) -> u64 {
     let by_byte = piece.first_line.is_none();
-    let mut log =
-        Log { file: Arc::from(name), by_byte, sieve, coverage, sink, begun: false, latest: Vec::new() };
+    let Buffers { records: buffers, latest } = buffers;
+    latest.clear();
+    let mut log = Log { file: Arc::from(name), by_byte, sieve, coverage, sink, begun: false, latest };
     let first_line = piece.first_line.unwrap_or(1);
-    let mut records = Records::new(input, buffer, RECORD_LIMIT, first_line);
+    let mut records = Records::new(input, buffers, RECORD_LIMIT, first_line);
     let begun = records.piece(piece.offset, piece.until);
     if let Err(error) = begun.and_then(|()| log.take(&mut records)) {
         let place = log.place(records.line(), records.offset());
         log.coverage.damaged(place, format!("cannot be read from here on: {error}"));
     }
-    let last = stage_time(&log.latest, memmem::rfind);
+    let last = stage_time(log.latest, memmem::rfind);
     log.coverage.saw(last);
     records.line() - first_line
 }
@@ -250,7 +259,7 @@ struct Log<'a, S> {
     sink: &'a mut S,
     begun: bool,
     /// The latest record: at the end of the log its time is the log's last.
-    latest: Vec<u8>,
+    latest: &'a mut Vec<u8>,
 }
 
 impl<S: Sink> Log<'_, S> {

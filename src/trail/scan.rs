@@ -15,12 +15,12 @@ use std::time::{Duration, Instant};
 use flate2::bufread::MultiGzDecoder;
 
 use super::query::{Matching, Query};
-use super::read::{self, At, Coverage, Entry, Sink};
+use super::read::{self, At, Buffers, Coverage, Entry, Sink};
 use super::sieve::Sieve;
 use super::source::{self, Log, Part};
 
 /// Bytes of a plain log that one thread reads at a time.
-pub const PIECE: u64 = 4 << 20;
+pub const PIECE: u64 = 8 << 20;
 /// Bytes of found records that are handed over at once.
 const BATCH: usize = 256 << 10;
 /// Such batches that wait for whoever asked, for each thread.
@@ -71,11 +71,17 @@ struct Piece {
 
 /// What a thread hands over.
 enum Found {
-    /// The piece with this number is begun.
-    Begin(usize),
+    /// Some of what it has found in the piece that it is at.
     Batch(Vec<(Entry, Vec<u8>)>),
-    /// The piece is at its end: its lines, and what was read of it.
-    End(u64, Coverage),
+    /// That piece is at its end, and the one with this number is begun; there is none when nothing is left to take.
+    Next(Option<usize>, Ended),
+}
+
+/// What there is to say of a piece that was read to its end; of none before the first.
+#[derive(Default)]
+struct Ended {
+    lines: u64,
+    coverage: Coverage,
 }
 
 impl Scan<'_> {
@@ -86,7 +92,7 @@ impl Scan<'_> {
         let mut lines = Lines::new(logs);
         let threads = self.threads.clamp(1, pieces.len().max(1));
         if threads == 1 {
-            let mut reader = Reader { scan: self, logs, sieve: &sieve, buffer: Vec::new() };
+            let mut reader = Reader { scan: self, logs, sieve: &sieve, buffers: Buffers::default() };
             for piece in &pieces {
                 let mut matching = Matching { query: self.query, sink };
                 let counted = reader.read(piece, lines.before(piece) + 1, &mut coverage, &mut matching);
@@ -101,32 +107,34 @@ impl Scan<'_> {
                 let mut handing = Handing { sender, batch: Vec::new(), bytes: 0 };
                 let (pieces, sieve, next) = (&pieces, &sieve, &next);
                 scope.spawn(move || {
-                    let mut reader = Reader { scan: self, logs, sieve, buffer: Vec::new() };
+                    let mut reader = Reader { scan: self, logs, sieve, buffers: Buffers::default() };
+                    let mut ended = Ended::default();
                     while let Some((at, piece)) = take(pieces, next) {
-                        handing.send(Found::Begin(at));
-                        let mut coverage = Coverage::default();
+                        handing.next(Some(at), std::mem::take(&mut ended));
                         let mut matching = Matching { query: self.query, sink: &mut handing };
-                        let lines = reader.read(piece, 1, &mut coverage, &mut matching);
-                        handing.end(lines, coverage);
+                        ended.lines = reader.read(piece, 1, &mut ended.coverage, &mut matching);
                     }
+                    handing.next(None, ended);
                 });
                 receiver
             };
-            let mut queues: Vec<Queue> = (0..threads).map(work).map(Queue::new).collect();
+            let receivers: Vec<_> = (0..threads).map(work).collect();
+            let mut queues: Vec<Queue> = receivers.into_iter().map(Queue::new).collect();
             for (at, piece) in pieces.iter().enumerate() {
                 let before = lines.before(piece);
                 // Nobody has the piece only where its thread has panicked, and then the scope does too.
-                let Some(queue) = queues.iter_mut().find_map(|queue| queue.of(at)) else { continue };
-                while let Ok(found) = queue.recv() {
+                let Some(queue) = queues.iter_mut().find(|queue| queue.at == Some(at)) else { continue };
+                queue.at = None;
+                while let Ok(found) = queue.found.recv() {
                     match found {
-                        Found::Begin(_) => {}
                         Found::Batch(batch) => batch.into_iter().for_each(|(mut entry, record)| {
                             entry.place.at = entry.place.at.after(before);
                             sink.take(entry, &record);
                         }),
-                        Found::End(counted, of_piece) => {
-                            coverage.add_piece(of_piece, before);
-                            lines.add(piece, counted);
+                        Found::Next(next, ended) => {
+                            queue.at = next;
+                            coverage.add_piece(ended.coverage, before);
+                            lines.add(piece, ended.lines);
                             break;
                         }
                     }
@@ -143,7 +151,7 @@ impl Scan<'_> {
         let next = AtomicUsize::new(0);
         let work = |sink: &mut S| {
             let mut done = Vec::new();
-            let mut reader = Reader { scan: self, logs, sieve: &sieve, buffer: Vec::new() };
+            let mut reader = Reader { scan: self, logs, sieve: &sieve, buffers: Buffers::default() };
             while let Some((at, piece)) = take(&pieces, &next) {
                 let mut coverage = Coverage::default();
                 let mut matching = Matching { query: self.query, sink };
@@ -215,7 +223,7 @@ struct Reader<'a> {
     scan: &'a Scan<'a>,
     logs: &'a [Log],
     sieve: &'a Sieve,
-    buffer: Vec<u8>,
+    buffers: Buffers,
 }
 
 impl Reader<'_> {
@@ -231,12 +239,12 @@ impl Reader<'_> {
         let first_line = piece.by_line.then_some(first_line);
         let cut = read::Piece { offset, until, first_line };
         let input = Metered { input: log.at(offset.unwrap_or(0)), scan: self.scan };
-        let buffer = &mut self.buffer;
+        let buffers = &mut self.buffers;
         if matches!(piece.part, Part::Packed(_)) {
             let input = MultiGzDecoder::new(BufReader::with_capacity(64 << 10, input));
-            read::read_piece(log.name(), cut, input, buffer, self.sieve, coverage, sink)
+            read::read_piece(log.name(), cut, input, buffers, self.sieve, coverage, sink)
         } else {
-            read::read_piece(log.name(), cut, input, buffer, self.sieve, coverage, sink)
+            read::read_piece(log.name(), cut, input, buffers, self.sieve, coverage, sink)
         }
     }
 }
@@ -247,27 +255,21 @@ fn take<'p>(pieces: &'p [Piece], next: &AtomicUsize) -> Option<(usize, &'p Piece
     pieces.get(at).map(|piece| (at, piece))
 }
 
-/// What one thread hands over, and the piece that it is at.
+/// What one thread hands over, and the piece that it is at. A thread says what it takes together with the end of what it had,
+/// so that of every piece the taker is known once all before it have been taken out.
 struct Queue {
     found: Receiver<Found>,
     at: Option<usize>,
 }
 
 impl Queue {
+    /// Waits for the thread's first piece.
     fn new(found: Receiver<Found>) -> Self {
-        Self { found, at: None }
-    }
-
-    /// The queue, if its thread has this piece; all before it have been taken out. A thread says at once what it takes, so
-    /// that nothing but that is waited for.
-    fn of(&mut self, piece: usize) -> Option<&Receiver<Found>> {
-        if self.at.is_none_or(|at| at < piece) {
-            self.at = match self.found.recv() {
-                Ok(Found::Begin(at)) => Some(at),
-                _ => Some(usize::MAX),
-            };
-        }
-        (self.at == Some(piece)).then_some(&self.found)
+        let at = match found.recv() {
+            Ok(Found::Next(at, _)) => at,
+            Ok(Found::Batch(_)) | Err(_) => None,
+        };
+        Self { found, at }
     }
 }
 
@@ -323,9 +325,9 @@ impl Handing {
         }
     }
 
-    fn end(&mut self, lines: u64, coverage: Coverage) {
+    fn next(&mut self, piece: Option<usize>, ended: Ended) {
         self.hand_over();
-        self.send(Found::End(lines, coverage));
+        self.send(Found::Next(piece, ended));
     }
 
     fn send(&self, found: Found) {

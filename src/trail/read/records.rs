@@ -13,7 +13,7 @@ use std::io::{self, Read};
 use std::ops::Range;
 
 /// Bytes asked of the input at a time.
-const BLOCK: usize = 256 << 10;
+const BLOCK: usize = 128 << 10;
 
 /// What comes next.
 #[derive(Debug, PartialEq, Eq)]
@@ -92,6 +92,14 @@ pub(super) struct Records<'b, R> {
     lists: Vec<List>,
     damage_seen: bool,
     /// Where the lines of [`Step::Lines`] end, from `start` on.
+    ends: &'b mut Vec<usize>,
+}
+
+/// Memory to read by way of, whatever is in it. It outlives a log's piece, of which there are hundreds: new memory is dearer
+/// than what is read into it, and to give it back stops every thread for a moment.
+#[derive(Debug, Default)]
+pub(super) struct Buffers {
+    block: Vec<u8>,
     ends: Vec<usize>,
 }
 
@@ -100,8 +108,8 @@ pub(super) struct Records<'b, R> {
 const BORDER: &[u8] = b"}\n{";
 
 impl<'b, R: Read> Records<'b, R> {
-    /// Reads by way of `buf`, whatever is in it: new memory is dearer than what is read into it.
-    pub(super) fn new(input: R, buf: &'b mut Vec<u8>, limit: usize, line: u64) -> Self {
+    pub(super) fn new(input: R, buffers: &'b mut Buffers, limit: usize, line: u64) -> Self {
+        let Buffers { block: buf, ends } = buffers;
         // A long record is no reason to keep so much.
         buf.truncate(BLOCK);
         buf.shrink_to(BLOCK);
@@ -122,7 +130,7 @@ impl<'b, R: Read> Records<'b, R> {
             inside: false,
             lists: Vec::new(),
             damage_seen: false,
-            ends: Vec::new(),
+            ends,
         }
     }
 
@@ -168,7 +176,7 @@ impl<'b, R: Read> Records<'b, R> {
     /// The lines that `next` has announced, and where in them each line ends.
     pub(super) fn lines(&self) -> (&[u8], &[usize]) {
         let len = self.ends.last().map_or(0, |end| end + 1);
-        (self.bytes(len), &self.ends)
+        (self.bytes(len), self.ends)
     }
 
     /// Steps over the next `len` bytes.

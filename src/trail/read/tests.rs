@@ -141,8 +141,8 @@ fn an_event_forged_in_the_body_of_a_damaged_record_is_no_event() {
 #[test]
 fn damage_is_noticed_where_it_is_and_not_a_whole_log_later() {
     let log = format!("{{\"code\":20\n{}", format!("{}\n", line("a")).repeat(9));
-    let mut buffer = Vec::new();
-    let mut records = Records::new(log.as_bytes(), &mut buffer, line("a").len() * 2, 1);
+    let mut buffers = records::Buffers::default();
+    let mut records = Records::new(log.as_bytes(), &mut buffers, line("a").len() * 2, 1);
     assert_eq!(steps(&mut records)[..2], ["1 cut short", "record 2"]);
 }
 
@@ -209,8 +209,8 @@ fn a_record_beyond_the_limit_is_stepped_over_in_bounded_memory() {
     let limit = 1 << 20;
     let input = head.as_bytes().chain(Endless(10 << 20)).chain(tail.as_bytes());
 
-    let mut buffer = Vec::new();
-    let mut records = Records::new(input, &mut buffer, limit, 1);
+    let mut buffers = records::Buffers::default();
+    let mut records = Records::new(input, &mut buffers, limit, 1);
     assert_eq!(steps(&mut records), ["record 1", "2 longer than a record can be", "record 3"]);
     assert!(records.held() <= 2 * limit, "{}", records.held());
 }
@@ -239,8 +239,8 @@ fn steps<R: Read>(records: &mut Records<'_, R>) -> Vec<String> {
 fn a_list_longer_than_a_record_is_no_trouble() {
     let element = line("a");
     let list = format!("[{}]", vec![element.as_str(); 20].join(","));
-    let mut buffer = Vec::new();
-    let mut records = Records::new(list.as_bytes(), &mut buffer, element.len() + 1, 1);
+    let mut buffers = records::Buffers::default();
+    let mut records = Records::new(list.as_bytes(), &mut buffers, element.len() + 1, 1);
     assert_eq!(steps(&mut records), vec!["record 1"; 20]);
 }
 
