@@ -14,6 +14,9 @@ use serde_json::value::RawValue;
 
 use super::event::{Outcome, Stage};
 
+/// How a record begins where the API server wrote it.
+pub(super) const BEGINNING: &[u8] = br#"{"kind":"Event","apiVersion":"audit.k8s.io/"#;
+
 /// A text of the record, copied only where it is escaped there. It is UTF-8; most texts are never looked at, so that is
 /// worked out again for those that are.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

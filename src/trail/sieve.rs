@@ -10,6 +10,8 @@ use aho_corasick::AhoCorasick;
 use jiff::Timestamp;
 use memchr::memmem::{Finder, FinderRev};
 
+use super::glance::BEGINNING;
+
 /// A search that leaves out what cannot matter.
 #[derive(Clone, Debug, Default)]
 pub struct Sieve {
@@ -50,9 +52,6 @@ const WENT_WELL: &[u8] = br#""metadata":{},"code":"#;
 /// What stands before a record's time where the API server wrote it. In a text each quote would be escaped, and of those in
 /// bodies the record's own comes last.
 const STAGE_TIME: &str = r#","stageTimestamp":""#;
-
-/// How a record begins where the API server wrote it.
-const BEGINNING: &[u8] = br#"{"kind":"Event","apiVersion":"audit.k8s.io/"#;
 
 /// Words of which a record must have one.
 #[derive(Clone, Debug)]
@@ -154,8 +153,8 @@ impl Answers {
         let (code, rest) = outcome.strip_prefix(WENT_WELL)?.split_at_checked(3)?;
         let is_shaped = rest.first() == Some(&b'}') && code.iter().all(u8::is_ascii_digit);
         // A crash in the middle of a line joins it with the next record, whose outcome is another one.
-        (is_shaped && self.beginning.find(own).is_none())
-            .then(|| code.iter().fold(0, |code, digit| code * 10 + i32::from(digit - b'0')))
+        let is_alone = is_shaped && self.beginning.find(own).is_none();
+        if is_alone { std::str::from_utf8(code).ok()?.parse().ok() } else { None }
     }
 }
 

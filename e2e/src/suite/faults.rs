@@ -96,7 +96,7 @@ fn jobs(chosen: &Chosen) -> Vec<Job> {
     let is_named = |job: &Job| chosen.only.iter().any(|only| job.name().contains(only));
     jobs.filter(|job| chosen.only.is_empty() || is_named(job))
         .filter(|job| chosen.nodes.is_none_or(|nodes| nodes == job.nodes))
-        .filter(|job| !chosen.ci || job.case.ci == Some(job.nodes))
+        .filter(|job| !chosen.ci || (job.case.ci && job.nodes == 1))
         .filter(|job| !chosen.leave_clock || !job.case.alone)
         .collect()
 }

@@ -16,24 +16,23 @@ use std::sync::LazyLock;
 
 use memchr::memmem::{Finder, FinderRev};
 
-use super::{Aside, Client, Glance, Raw, Status, Target, Text};
+use super::{Aside, BEGINNING, Client, Glance, Raw, Status, Target, Text};
 use crate::trail::event::Stage;
 
 static TIMES: LazyLock<FinderRev<'static>> =
     LazyLock::new(|| FinderRev::new(r#","requestReceivedTimestamp":""#));
 static OBJECT: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(r#","objectRef":{"resource":""#));
-/// How a record begins.
-static BEGINNING: LazyLock<Finder<'static>> =
-    LazyLock::new(|| Finder::new(r#"{"kind":"Event","apiVersion":"audit.k8s.io/"#));
+/// Where another record begins.
+static ANOTHER: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(BEGINNING));
 
 /// Reads the head; `None` where the record is not as the API server writes it.
 pub(super) fn read(record: &[u8]) -> Option<Glance<'_>> {
     // What is not UTF-8 is looked at only after it was made so, or what is stepped over could not be read when it is asked for.
-    if BEGINNING.find(record.get(1..)?).is_some() || std::str::from_utf8(record).is_err() {
+    if ANOTHER.find(record.get(1..)?).is_some() || std::str::from_utf8(record).is_err() {
         return None;
     }
     let mut cursor = Cursor { text: record, at: 0 };
-    if cursor.expect(br#"{"kind":"Event","apiVersion":"audit.k8s.io/"#).is_some() {
+    if cursor.expect(BEGINNING).is_some() {
         cursor.end_text()?;
         cursor.expect(br#","level":"#)?;
     } else {

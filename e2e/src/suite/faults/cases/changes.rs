@@ -10,7 +10,7 @@ pub(super) const CASES: &[Case] = &[
     })
     .no_outage()
     .on_both()
-    .in_ci(1),
+    .in_ci(),
     case("bad-policy", "a policy the API server refuses, past our checks", REFUSED, |b| {
         b.order(Change::BadPolicy, Rehearsal::Auto, "rehearsing", nothing)
     })

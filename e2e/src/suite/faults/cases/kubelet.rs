@@ -65,7 +65,7 @@ pub(super) const CASES: &[Case] = &[
         },
     )
     .on_both()
-    .in_ci(1),
+    .in_ci(),
     case(
         "kubelet-and-agent-restarted",
         "kubelet and agent restarted during the restart of the API server",

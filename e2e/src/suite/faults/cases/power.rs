@@ -25,7 +25,7 @@ pub(super) const CASES: &[Case] = &[
         b.order(Change::Good, Rehearsal::Auto, "verifying", Bed::power_cut)
     })
     .on_both()
-    .in_ci(1),
+    .in_ci(),
     case("power-cut-started", "power cut when the new API server runs, and is not ready yet", SETTLED, |b| {
         b.order(Change::Good, Rehearsal::Auto, "verifying", |b| {
             new_server(b, Alive::Runs)?;
@@ -57,7 +57,7 @@ pub(super) const CASES: &[Case] = &[
         b.order(Change::UnknownFlag, Rehearsal::None, "verifying", Bed::power_cut)
     })
     .on_both()
-    .in_ci(1),
+    .in_ci(),
     case("power-cut-rolling-back", "power cut while the last known good is put back", ROLLED_BACK, |b| {
         b.order(Change::UnknownFlag, Rehearsal::None, "rollingBack", Bed::power_cut)
     })

@@ -19,7 +19,7 @@ pub(super) const CASES: &[Case] = &[
         b.order(Change::Good, Rehearsal::Auto, "ordered", |b| at_every_state(b, &["installer"]))
     })
     .on_both()
-    .in_ci(1),
+    .in_ci(),
     case(
         "installer-killed-rolling-back",
         "installer killed in every state of a roll-back",
@@ -33,7 +33,7 @@ pub(super) const CASES: &[Case] = &[
     case("agent-and-controller-killed", "agent and controller killed in every state", SETTLED, |b| {
         b.object(|b| at_every_state(b, &["agent", "controller"]))
     })
-    .in_ci(1),
+    .in_ci(),
     case("controller-killed-mid-rollout", "controller killed in every state of every node", SETTLED, |b| {
         b.object(controller_at_every_state)
     })

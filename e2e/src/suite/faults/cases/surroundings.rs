@@ -39,7 +39,7 @@ pub(super) const CASES: &[Case] = &[
         &["failed", "refused"],
         |b| another_writer(b, "verifying"),
     )
-    .in_ci(1),
+    .in_ci(),
     case(
         "another-writer-rehearsing",
         "somebody else writes the manifest during the rehearsal",
