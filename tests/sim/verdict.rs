@@ -142,7 +142,7 @@ fn check_events(world: &mut World) {
         world.violation(format!("events {twice:?} are in the log more than once"));
     }
     // What a server wrote in the seconds before a power cut is the file system's to lose; and a stand-in that does not end
-    // is not waited for for ever: 90 s, most of which a full disk can take.
+    // is not waited for for ever: three minutes, part of which a full disk can take.
     let cut = world.happened.contains(&What::PowerCut);
     let may_stay =
         |what: &What| matches!(what, What::StandInHangs | What::KubeletStops(_) | What::DiskFull(60_000..));

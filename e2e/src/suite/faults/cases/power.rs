@@ -68,7 +68,7 @@ pub(super) const CASES: &[Case] = &[
         ROLLED_BACK,
         |b| {
             b.order(Change::Good, Rehearsal::Auto, "verifying", |b| {
-                kill_new_server(b, Alive::Runs)?;
+                kill_new_server(b, Alive::Listens)?;
                 b.reaches("rollingBack")?;
                 b.power_cut()
             })

@@ -25,8 +25,11 @@ const HELD: Duration = Duration::from_secs(60);
 const MINUTE: Duration = Duration::from_secs(60);
 
 pub(super) const CASES: &[Case] = &[
-    case("server-dies-starting", "the new API server is killed as soon as it runs", ROLLED_BACK, |b| {
+    case("server-dies-silent", "the new API server is killed as soon as it runs", EITHER, |b| {
         b.order(Change::Good, Rehearsal::Auto, "verifying", |b| kill_new_server(b, Alive::Runs))
+    }),
+    case("server-dies-starting", "the new API server is killed as soon as it listens", ROLLED_BACK, |b| {
+        b.order(Change::Good, Rehearsal::Auto, "verifying", |b| kill_new_server(b, Alive::Listens))
     })
     .on_both(),
     case("server-dies-after-ready", "the new API server becomes ready and is killed at once", EITHER, |b| {
@@ -142,8 +145,10 @@ pub(super) const CASES: &[Case] = &[
 /// How far a new API server has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Alive {
-    /// It is a process.
+    /// It is a process. Mostly it has not said a word yet, and what ends so is no reason to go back at once.
     Runs,
+    /// It listens; its log tells of it.
+    Listens,
     /// It listens, and says that it is ready.
     Ready,
 }
@@ -167,6 +172,7 @@ pub(super) fn new_server(bed: &Bed, when: Alive) -> Result<process::Id> {
         let far = match new {
             None => false,
             Some(_) if when == Alive::Runs => true,
+            Some(id) if when == Alive::Listens => listens(node, id)?,
             Some(id) => listens(node, id)? && bed.cluster.api_is_ready(node)?,
         };
         if let Some(id) = new.filter(|_| far) {
