@@ -291,7 +291,7 @@ mod the_end {
 
     fn ending() -> Journal {
         let outcome = Outcome::RolledBack { reason: "why".to_owned() };
-        journal(State::Ending { outcome, deadline: due(90) }, Some(candidate()))
+        journal(State::Ending { outcome, deadline: due(ENDING.as_secs()) }, Some(candidate()))
     }
 
     #[test]
@@ -308,11 +308,11 @@ mod the_end {
         check(&ending(), &ended, 0, &Step::MergeLogs);
         let over = Step::Record(State::RolledBack { reason: "why".to_owned() });
         check(&ending(), &Observed { stand_in_logs: false, ..ended }, 0, &over);
-        check(&ending(), &listening, 90, &over);
+        check(&ending(), &listening, 180, &over);
         // What is left of its Pod then does not keep its events hidden.
         let silent = Observed { stand_in: Some(seen(1, not_ready())), stand_in_pods: true, ..listening };
-        check(&ending(), &silent, 89, &Step::Wait("the stand-in to end".to_owned()));
-        check(&ending(), &silent, 90, &Step::MergeLogs);
+        check(&ending(), &silent, 179, &Step::Wait("the stand-in to end".to_owned()));
+        check(&ending(), &silent, 180, &Step::MergeLogs);
     }
 
     /// History 501 of the simulation: a stand-in without etcd is out of the journal before it has ended.
@@ -322,7 +322,9 @@ mod the_end {
         let lives = Observed { stand_in_pods: true, stand_in_logs: true, ..calm() };
         check(&journal, &lives, 0, &Step::Wait("the stand-in to end".to_owned()));
         check(&journal, &Observed { stand_in_pods: false, ..lives.clone() }, 0, &Step::MergeLogs);
-        check(&journal, &lives, 90, &Step::MergeLogs);
+        // A kubelet that was started while it was taken away looks for its volumes first, for two minutes.
+        check(&journal, &lives, 125, &Step::Wait("the stand-in to end".to_owned()));
+        check(&journal, &lives, 180, &Step::MergeLogs);
     }
 
     /// History 928: a kubelet that had read the manifest just before it was taken away.
@@ -344,7 +346,7 @@ mod the_end {
         check(&Journal { stand_in: Some(rescue), ..rehearsed }, &unseen, 0, &waits);
         let refused = |by| {
             let outcome = Outcome::Refused { by, reason: "why".to_owned() };
-            Journal { state: State::Ending { outcome, deadline: due(90) }, ..ending() }
+            Journal { state: State::Ending { outcome, deadline: due(ENDING.as_secs()) }, ..ending() }
         };
         check(&refused(Refuser::Checks), &unseen, 0, &waits);
         let over = Step::Record(State::Refused { by: Refuser::Rehearsal, reason: "why".to_owned() });
