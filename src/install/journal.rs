@@ -133,6 +133,10 @@ pub enum State {
         /// of these starts says that one of them has crashed.
         #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
         earlier: BTreeSet<String>,
+        /// Whether the node was booted with this manifest. Its kubelet then replaces the Pod that it started from it by no
+        /// other before that Pod's API server has answered.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        booted: bool,
     },
     /// The last known good manifest is put back, or about to be.
     RollingBack {

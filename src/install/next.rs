@@ -23,7 +23,7 @@ const REHEARSAL: Duration = Duration::from_secs(120);
 /// How long a stand-in that was ready may take to be so again before the swap.
 const STAND_IN_READY: Duration = Duration::from_secs(30);
 /// How long a kubelet may take to start the restored manifest: its longest re-queue (15 s) and the end of a crash loop's
-/// server. After that it is taken for stuck.
+/// server. After that it is taken for stuck. One that was booted with a manifest that does not start is so from the beginning.
 const STUCK: Duration = Duration::from_secs(20);
 /// How long the end of a stand-in may take. A kubelet that is started in the moment in which its manifest is taken away ends it
 /// after 124 s (seen, 1.37.2): it waits for the Pod's volumes first (`podAttachAndMountTimeout`, 2 min 3 s).
@@ -179,8 +179,9 @@ pub fn next(order: &Order, journal: &Journal, observed: &Observed, now: &Moment)
         State::Swapping { before, running, deadline } => {
             swapping(order, journal, observed, before, running, deadline, now)
         }
-        State::Verifying { before, running, deadline, earlier } => {
-            let began = verify::Began { before, running: running.as_deref(), deadline, earlier };
+        State::Verifying { before, running, deadline, earlier, booted } => {
+            let (running, booted) = (running.as_deref(), *booted);
+            let began = verify::Began { before, running, deadline, earlier, booted };
             verify::next(order, journal, observed, &began, now)
         }
         State::RollingBack { reason, before, tried, deadline, stuck } => {
@@ -197,6 +198,7 @@ pub fn next(order: &Order, journal: &Journal, observed: &Observed, now: &Moment)
 /// What a reboot asks for first: the deadlines are counted from now on, and what was started before says nothing any more.
 fn after_reboot(order: &Order, journal: &Journal, observed: &Observed, now: &Moment) -> Option<Step> {
     let unknown = |deadline: &Deadline| deadline.at(now) == Due::Unknown;
+    let booted_with_target = observed.manifest.as_deref() == Some(&order.to);
     let mut state = journal.state.clone();
     let anew = match &mut state {
         // The kubelet starts the stand-in again, which looks like the restart of one that crashed. Another one has no past.
@@ -211,14 +213,19 @@ fn after_reboot(order: &Order, journal: &Journal, observed: &Observed, now: &Mom
             *started = None;
             vec![(deadline, REHEARSAL)]
         }
+        State::Swapping { before, running, deadline } if unknown(deadline) && booted_with_target => {
+            let booted = true;
+            return Some(Step::Record(verifying_state(order, observed, before, running.as_ref(), booted, now)));
+        }
         // All of the node starts beside it.
         State::Swapping { deadline, .. } if unknown(deadline) => vec![(deadline, REHEARSAL)],
-        State::Verifying { deadline, earlier, .. } if unknown(deadline) => {
-            *earlier = containers(observed);
+        State::Verifying { deadline, earlier, booted, .. } if unknown(deadline) => {
+            (*earlier, *booted) = (containers(observed), booted_with_target);
             vec![(deadline, timeout(order))]
         }
         State::RollingBack { deadline, stuck, .. } if unknown(deadline) || unknown(stuck) => {
-            vec![(deadline, timeout(order)), (stuck, STUCK)]
+            let patience = if booted_with_target { Duration::ZERO } else { STUCK };
+            vec![(deadline, timeout(order)), (stuck, patience)]
         }
         State::Ending { deadline, .. } if unknown(deadline) => vec![(deadline, ENDING)],
         _ => return None,
@@ -339,6 +346,23 @@ fn swapping_state(server: Option<&Server>, now: &Moment) -> State {
     State::Swapping { before, running, deadline: now.plus(STAND_IN_READY) }
 }
 
+fn verifying_state(
+    order: &Order,
+    observed: &Observed,
+    before: &BTreeSet<String>,
+    running: Option<&String>,
+    booted: bool,
+    now: &Moment,
+) -> State {
+    State::Verifying {
+        before: before.clone(),
+        running: running.cloned(),
+        deadline: now.plus(timeout(order)),
+        earlier: containers(observed),
+        booted,
+    }
+}
+
 fn swapping(
     order: &Order,
     journal: &Journal,
@@ -351,12 +375,7 @@ fn swapping(
     match &observed.manifest {
         Some(digest) if *digest == order.from => {}
         Some(digest) if *digest == order.to => {
-            return Step::Record(State::Verifying {
-                before: before.clone(),
-                running: running.clone(),
-                deadline: now.plus(timeout(order)),
-                earlier: containers(observed),
-            });
+            return Step::Record(verifying_state(order, observed, before, running.as_ref(), false, now));
         }
         _ => return end(written_by_another(order), now),
     }

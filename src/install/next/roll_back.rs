@@ -75,7 +75,7 @@ pub(super) fn next(
 
 /// The step towards a stand-in that answers meanwhile, `None` when there is nothing to do for it. The one that was rehearsed
 /// goes on serving; otherwise one with the manifest from before: at once where a stand-in is wanted anyway, and in any
-/// case when the kubelet is stuck, because then nothing else helps.
+/// case when the kubelet is stuck, because then nothing else helps. One that was booted with the bad manifest is.
 fn rescue(
     order: &Order,
     journal: &Journal,

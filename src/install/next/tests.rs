@@ -94,6 +94,7 @@ fn verifying() -> State {
         running: Some("old".to_owned()),
         deadline: due(300),
         earlier: BTreeSet::new(),
+        booted: false,
     }
 }
 

@@ -8,6 +8,7 @@ pub(super) struct Began<'a> {
     pub(super) running: Option<&'a str>,
     pub(super) deadline: &'a Deadline,
     pub(super) earlier: &'a BTreeSet<String>,
+    pub(super) booted: bool,
 }
 
 pub(super) fn next(
@@ -17,7 +18,7 @@ pub(super) fn next(
     began: &Began<'_>,
     now: &Moment,
 ) -> Step {
-    let Began { before, running, deadline, earlier } = *began;
+    let Began { before, running, deadline, earlier, booted } = *began;
     if observed.manifest.as_deref() != Some(&order.to) {
         return end(written_by_another(order), now);
     }
@@ -30,7 +31,7 @@ pub(super) fn next(
             before: server.containers.clone(),
             tried: started.iter().map(|pod| (*pod).to_owned()).collect(),
             deadline: now.plus(timeout(order)),
-            stuck: now.plus(STUCK),
+            stuck: now.plus(if booted { Duration::ZERO } else { STUCK }),
         })
     };
     if !observed.rivals.is_empty() {
@@ -42,6 +43,7 @@ pub(super) fn next(
                 running: running.map(str::to_owned),
                 deadline: deadline.clone(),
                 earlier: earlier.clone(),
+                booted,
             });
         }
         let message = rivals_message(&observed.rivals);

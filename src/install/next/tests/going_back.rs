@@ -53,6 +53,43 @@ fn a_stuck_kubelet_is_rescued_also_where_no_stand_in_was_wanted() {
 }
 
 #[test]
+fn a_kubelet_that_was_booted_with_the_bad_manifest_is_rescued_at_once() {
+    let alone = Order { rehearsal: Rehearsal::StartOnly, ..order() };
+    let rebooted = |second: u64| Moment { boot: "c".to_owned(), milliseconds: second * 1000 };
+    let recorded = |state: State, observed: &Observed, second| {
+        match next(&alone, &journal(state, None), observed, &rebooted(second)) {
+            Step::Record(state) => state,
+            step => panic!("{step:?}"),
+        }
+    };
+    let rescue = Step::Employ(StandIn { role: Role::LastKnownGood, port: 16443 });
+    let down = |starts: &[&str]| {
+        let mut observed = swapped(starts, not_ready());
+        observed.server.as_mut().unwrap().last_words = "unknown flag: --x".to_owned();
+        observed
+    };
+    // The power was cut while the manifest was swapped, or when it was: the kubelet starts the bad one.
+    for cut in [swapping(), verifying()] {
+        let verifying = recorded(cut, &down(&["old/0.log@1"]), 1);
+        let crashed = ["old/0.log@1", "new/0.log@2", "new/1.log@3"];
+        let rolling_back = recorded(verifying, &down(&crashed), 20);
+        assert_eq!(rolling_back.name(), "RollingBack");
+        let restored = restored(&crashed, not_ready());
+        assert_eq!(next(&alone, &journal(rolling_back, None), &restored, &rebooted(20)), rescue);
+    }
+    // It was cut before the manifest was put back.
+    let crashed = ["old/0.log@1", "new/0.log@2"];
+    let bad = recorded(rolling_back(&["new"]), &down(&crashed), 1);
+    let restored = restored(&crashed, not_ready());
+    assert_eq!(next(&alone, &journal(bad, None), &restored, &rebooted(1)), rescue);
+    // It was cut afterwards: the kubelet starts the good one, as it would on any day.
+    let good = recorded(rolling_back(&["new"]), &restored, 1);
+    let wait = Step::Wait("the kubelet has not started the restored manifest".to_owned());
+    assert_eq!(next(&alone, &journal(good.clone(), None), &restored, &rebooted(20)), wait);
+    assert_eq!(next(&alone, &journal(good, None), &restored, &rebooted(21)), rescue);
+}
+
+#[test]
 fn a_stand_in_that_is_the_last_server_is_never_taken_away() {
     let rescue = StandIn { role: Role::LastKnownGood, port: 16443 };
     let journal = journal(rolling_back(&["new"]), Some(rescue));

@@ -100,8 +100,8 @@ fn what_runs_while_another_file_defines_the_same_pod_proves_nothing() {
     let containers = ["old/0.log@1", "new/0.log@2", "rival/0.log@3"];
     let beside = Observed { rivals, ..swapped(&containers, Health::Ready) };
     let known = match verifying() {
-        State::Verifying { running, deadline, earlier, .. } => {
-            State::Verifying { before: logs(&containers), running, deadline, earlier }
+        State::Verifying { running, deadline, earlier, booted, .. } => {
+            State::Verifying { before: logs(&containers), running, deadline, earlier, booted }
         }
         state => panic!("{state:?}"),
     };
