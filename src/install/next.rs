@@ -214,8 +214,8 @@ fn after_reboot(order: &Order, journal: &Journal, observed: &Observed, now: &Mom
             vec![(deadline, REHEARSAL)]
         }
         State::Swapping { before, running, deadline } if unknown(deadline) && booted_with_target => {
-            let booted = true;
-            return Some(Step::Record(verifying_state(order, observed, before, running.as_ref(), booted, now)));
+            let verifying = verifying(order, observed, before, running, true, now);
+            return Some(Step::Record(verifying));
         }
         // All of the node starts beside it.
         State::Swapping { deadline, .. } if unknown(deadline) => vec![(deadline, REHEARSAL)],
@@ -346,17 +346,17 @@ fn swapping_state(server: Option<&Server>, now: &Moment) -> State {
     State::Swapping { before, running, deadline: now.plus(STAND_IN_READY) }
 }
 
-fn verifying_state(
+fn verifying(
     order: &Order,
     observed: &Observed,
     before: &BTreeSet<String>,
-    running: Option<&String>,
+    running: &Option<String>,
     booted: bool,
     now: &Moment,
 ) -> State {
     State::Verifying {
         before: before.clone(),
-        running: running.cloned(),
+        running: running.clone(),
         deadline: now.plus(timeout(order)),
         earlier: containers(observed),
         booted,
@@ -375,7 +375,7 @@ fn swapping(
     match &observed.manifest {
         Some(digest) if *digest == order.from => {}
         Some(digest) if *digest == order.to => {
-            return Step::Record(verifying_state(order, observed, before, running.as_ref(), false, now));
+            return Step::Record(verifying(order, observed, before, running, false, now));
         }
         _ => return end(written_by_another(order), now),
     }

@@ -57,10 +57,9 @@ fn a_kubelet_that_was_booted_with_the_bad_manifest_is_rescued_at_once() {
     let alone = Order { rehearsal: Rehearsal::StartOnly, ..order() };
     let rebooted = |second: u64| Moment { boot: "c".to_owned(), milliseconds: second * 1000 };
     let recorded = |state: State, observed: &Observed, second| {
-        match next(&alone, &journal(state, None), observed, &rebooted(second)) {
-            Step::Record(state) => state,
-            step => panic!("{step:?}"),
-        }
+        let step = next(&alone, &journal(state, None), observed, &rebooted(second));
+        let Step::Record(state) = step else { panic!("{step:?}") };
+        state
     };
     let rescue = Step::Employ(StandIn { role: Role::LastKnownGood, port: 16443 });
     let down = |starts: &[&str]| {
