@@ -17,32 +17,20 @@ use super::event::{Outcome, Stage};
 /// How a record begins where the API server wrote it.
 pub(super) const BEGINNING: &[u8] = br#"{"kind":"Event","apiVersion":"audit.k8s.io/"#;
 
-/// A text of the record, copied only where it is escaped there. It is UTF-8; most texts are never looked at, so that is
-/// worked out again for those that are.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Text<'a>(Cow<'a, [u8]>);
+/// A text of the record, copied only where it is escaped there.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(transparent)]
+pub struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
 
 impl Text<'_> {
     /// The text.
     pub fn as_str(&self) -> &str {
-        std::str::from_utf8(&self.0).unwrap_or_default()
+        &self.0
     }
 
     /// Its bytes.
     pub fn as_bytes(&self) -> &[u8] {
-        &self.0
-    }
-}
-
-impl<'de: 'a, 'a> Deserialize<'de> for Text<'a> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        #[derive(Deserialize)]
-        struct Either<'a>(#[serde(borrow)] Cow<'a, str>);
-        let Either(text) = Either::deserialize(deserializer)?;
-        Ok(Self(match text {
-            Cow::Borrowed(text) => Cow::Borrowed(text.as_bytes()),
-            Cow::Owned(text) => Cow::Owned(text.into_bytes()),
-        }))
+        self.0.as_bytes()
     }
 }
 
@@ -96,7 +84,7 @@ pub struct Glance<'a> {
 enum Aside<'a> {
     /// Stepped over; it lies in this place of the record, behind the user's name or behind the user.
     Unread {
-        record: &'a [u8],
+        record: &'a str,
         place: Range<usize>,
         within_user: bool,
     },
@@ -190,6 +178,7 @@ pub struct Status<'a> {
 
 impl<'a> Glance<'a> {
     /// Reads the head of a record; `None` where it is no audit event.
+    #[inline]
     pub fn of(record: &'a [u8]) -> Option<Self> {
         compact::read(record).or_else(|| Self::of_any(record))
     }
@@ -222,7 +211,7 @@ impl<'a> Glance<'a> {
             Aside::Read(client) => Some(client.clone()),
             Aside::Unread { record, place, within_user } => {
                 compact::client(&record[place.clone()], *within_user)
-                    .or_else(|| Self::of_any(record).and_then(|glance| glance.client()))
+                    .or_else(|| Self::of_any(record.as_bytes()).and_then(|glance| glance.client()))
             }
         }
     }
@@ -362,7 +351,7 @@ mod tests {
     }
 
     fn told(text: &str) -> Text<'_> {
-        Text(Cow::Borrowed(text.as_bytes()))
+        Text(Cow::Borrowed(text))
     }
 
     proptest! {

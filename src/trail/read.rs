@@ -331,9 +331,10 @@ impl<S: Sink> Log<'_, S> {
 
     /// `false` where the record is no event.
     fn take_record(&mut self, record: &[u8], line: u64, offset: u64) -> bool {
-        match Glance::of(record) {
+        // Looked at where it is: a glance is large, and most are looked at once.
+        match &Glance::of(record) {
             Some(glance) => {
-                if !self.sink.wants(&glance, record.len()) {
+                if !self.sink.wants(glance, record.len()) {
                     return true;
                 }
             }

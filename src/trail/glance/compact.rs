@@ -26,13 +26,18 @@ static OBJECT: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(r#","obj
 static ANOTHER: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(BEGINNING));
 
 /// Reads the head; `None` where the record is not as the API server writes it.
+#[inline]
 pub(super) fn read(record: &[u8]) -> Option<Glance<'_>> {
-    // What is not UTF-8 is looked at only after it was made so, or what is stepped over could not be read when it is asked for.
-    if ANOTHER.find(record.get(1..)?).is_some() || std::str::from_utf8(record).is_err() {
+    if ANOTHER.find(record.get(1..)?).is_some() {
         return None;
     }
-    let mut cursor = Cursor { text: record, at: 0 };
-    if cursor.expect(BEGINNING).is_some() {
+    // What is not UTF-8 is looked at only after it was made so, or what is stepped over could not be read when it is asked for.
+    let record = simdutf8::basic::from_utf8(record).ok()?;
+    let mut cursor = Cursor::new(record);
+    // In two parts, each short enough to be compared in place.
+    let (kind, version) = BEGINNING.split_at(16);
+    if cursor.expect(kind).is_some() {
+        cursor.expect(version)?;
         cursor.end_text()?;
         cursor.expect(br#","level":"#)?;
     } else {
@@ -49,15 +54,15 @@ pub(super) fn read(record: &[u8]) -> Option<Glance<'_>> {
     let verb = cursor.text()?;
     let user = if cursor.expect(br#","user":{}"#).is_some() { None } else { Some(cursor.username()?) };
     let (begin, within_user) = (cursor.at, user.is_some());
-    match OBJECT.find(&record[begin..]) {
+    match OBJECT.find(&cursor.text[begin..]) {
         Some(len) => cursor.at += len,
         None => drop(cursor.client(within_user)?),
     }
     let aside = Aside::Unread { record, place: begin..cursor.at, within_user };
-    let object_ref = cursor.if_next(br#","objectRef":"#, Cursor::target)?;
+    let object_ref = cursor.target()?;
     let response_status = cursor.if_next(br#","responseStatus":"#, Cursor::status)?;
     if cursor.is_next(br#","requestObject":"#) || cursor.is_next(br#","responseObject":"#) {
-        cursor.at += TIMES.rfind(&record[cursor.at..])?;
+        cursor.at += TIMES.rfind(&cursor.text[cursor.at..])?;
     }
     let request_received_timestamp = cursor.if_next(br#","requestReceivedTimestamp":"#, Cursor::text)?;
     let stage_timestamp = cursor.if_next(br#","stageTimestamp":"#, Cursor::text)?;
@@ -66,7 +71,10 @@ pub(super) fn read(record: &[u8]) -> Option<Glance<'_>> {
         cursor.expect(b"}")?;
     }
     cursor.expect(b"}")?;
-    (cursor.at == record.len()).then_some(Glance {
+    if cursor.at != record.len() {
+        return None;
+    }
+    Some(Glance {
         audit_id,
         stage,
         request_uri,
@@ -81,18 +89,24 @@ pub(super) fn read(record: &[u8]) -> Option<Glance<'_>> {
 }
 
 /// Reads what was stepped over: a part of the record, which begins behind the user's name or behind the user.
-pub(super) fn client(text: &[u8], within_user: bool) -> Option<Client<'_>> {
-    let mut cursor = Cursor { text, at: 0 };
+pub(super) fn client(text: &str, within_user: bool) -> Option<Client<'_>> {
+    let mut cursor = Cursor::new(text);
     let client = cursor.client(within_user)?;
     (cursor.at == text.len()).then_some(client)
 }
 
 struct Cursor<'a> {
+    record: &'a str,
+    /// Its bytes.
     text: &'a [u8],
     at: usize,
 }
 
 impl<'a> Cursor<'a> {
+    fn new(record: &'a str) -> Self {
+        Self { record, text: record.as_bytes(), at: 0 }
+    }
+
     // Inlined, so that what is compared with is known and no loop.
     #[inline(always)]
     fn is_next(&self, what: &[u8]) -> bool {
@@ -117,15 +131,15 @@ impl<'a> Cursor<'a> {
         self.text.get(self.at).copied()
     }
 
-    /// Goes behind a text's end, from behind its beginning. Whether it has escapes, and whether it is all ASCII.
-    fn end_text(&mut self) -> Option<(bool, bool)> {
-        let (mut escaped, mut bits) = (false, 0);
+    /// Goes behind a text's end, from behind its beginning. Whether it has escapes.
+    fn end_text(&mut self) -> Option<bool> {
+        let mut escaped = false;
         loop {
-            self.at += quote_or_backslash(self.text.get(self.at..)?, &mut bits)?;
+            self.at += quote_or_backslash(self.text.get(self.at..)?)?;
             let found = self.text[self.at];
             self.at += 1;
             if found == b'"' {
-                return Some((escaped, bits & HIGH == 0));
+                return Some(escaped);
             }
             escaped = true;
             self.at += 1;
@@ -140,23 +154,20 @@ impl<'a> Cursor<'a> {
     fn text(&mut self) -> Option<Text<'a>> {
         let begin = self.at;
         self.expect(b"\"")?;
-        let (escaped, ascii) = self.end_text()?;
-        if escaped {
-            let text: String = serde_json::from_slice(&self.text[begin..self.at]).ok()?;
-            return Some(Text(Cow::Owned(text.into_bytes())));
-        }
-        let text = &self.text[begin + 1..self.at - 1];
-        (ascii || std::str::from_utf8(text).is_ok()).then_some(Text(Cow::Borrowed(text)))
+        Some(Text(if self.end_text()? {
+            Cow::Owned(serde_json::from_slice(&self.text[begin..self.at]).ok()?)
+        } else {
+            Cow::Borrowed(&self.record[begin + 1..self.at - 1])
+        }))
     }
 
     fn stage(&mut self) -> Option<Stage> {
-        let stages = [
-            (&br#""ResponseComplete""#[..], Stage::ResponseComplete),
-            (br#""RequestReceived""#, Stage::RequestReceived),
-            (br#""ResponseStarted""#, Stage::ResponseStarted),
-            (br#""Panic""#, Stage::Panic),
-        ];
-        stages.into_iter().find_map(|(name, stage)| self.expect(name).map(|()| stage))
+        // One after the other, so that each is compared with what is known.
+        let is = |cursor: &mut Self, name: &[u8], stage| cursor.expect(name).map(|()| stage);
+        is(self, br#""ResponseComplete""#, Stage::ResponseComplete)
+            .or_else(|| is(self, br#""RequestReceived""#, Stage::RequestReceived))
+            .or_else(|| is(self, br#""ResponseStarted""#, Stage::ResponseStarted))
+            .or_else(|| is(self, br#""Panic""#, Stage::Panic))
     }
 
     /// Any value, unread.
@@ -188,7 +199,12 @@ impl<'a> Cursor<'a> {
         Some(Client { impersonated_user, source_ips, user_agent })
     }
 
-    fn target(&mut self) -> Option<Target<'a>> {
+    /// The member `objectRef`, which may be left out; inlined, because what it gives is large.
+    #[inline(always)]
+    fn target(&mut self) -> Option<Option<Target<'a>>> {
+        if self.expect(br#","objectRef":"#).is_none() {
+            return Some(None);
+        }
         self.expect(br#"{"resource":"#)?;
         let resource = self.text()?;
         let namespace = self.if_next(br#","namespace":"#, Self::text)?;
@@ -199,14 +215,14 @@ impl<'a> Cursor<'a> {
         self.if_next(br#","resourceVersion":"#, Self::skip_text)?;
         let subresource = self.if_next(br#","subresource":"#, Self::text)?;
         self.expect(b"}")?;
-        Some(Target {
+        Some(Some(Target {
             resource,
             namespace: namespace.unwrap_or_default(),
             name: name.unwrap_or_default(),
             uid: uid.unwrap_or_default(),
             api_group: api_group.unwrap_or_default(),
             subresource: subresource.unwrap_or_default(),
-        })
+        }))
     }
 
     fn status(&mut self) -> Option<Status<'a>> {
@@ -271,15 +287,15 @@ impl<'a> Cursor<'a> {
     }
 }
 
-/// The highest bit of each byte: none is set where all are ASCII.
+/// The highest bit of each byte.
 const HIGH: u64 = 0x8080_8080_8080_8080;
 const EACH: u64 = 0x0101_0101_0101_0101;
 /// Words that are looked at one by one before a text counts as long.
 const SHORT: usize = 6;
 
-/// Where the first `"` or `\` is; adds all bits before it, and perhaps a few behind it, to `bits`. Most texts are of ten or
-/// twenty bytes, where eight at a time are quicker than thirty-two with what these need to begin.
-fn quote_or_backslash(text: &[u8], bits: &mut u64) -> Option<usize> {
+/// Where the first `"` or `\` is. Most texts are of ten or twenty bytes, where eight at a time are quicker than thirty-two with
+/// what these need to begin.
+fn quote_or_backslash(text: &[u8]) -> Option<usize> {
     /// Marks the bytes of the word that are zero: the lowest mark is right, those above it may be wrong.
     fn zeros(word: u64) -> u64 {
         word.wrapping_sub(EACH) & !word & HIGH
@@ -288,19 +304,13 @@ fn quote_or_backslash(text: &[u8], bits: &mut u64) -> Option<usize> {
     for _ in 0..SHORT {
         let Some(word) = text.get(at..).and_then(<[u8]>::first_chunk::<8>) else { break };
         let word = u64::from_le_bytes(*word);
-        *bits |= word;
         let found = zeros(word ^ (EACH * b'"' as u64)) | zeros(word ^ (EACH * b'\\' as u64));
         if found != 0 {
             return Some(at + found.trailing_zeros() as usize / 8);
         }
         at += 8;
     }
-    let rest = &text[at..];
-    let found = memchr::memchr2(b'"', b'\\', rest)?;
-    if !rest[..found].is_ascii() {
-        *bits |= HIGH;
-    }
-    Some(at + found)
+    memchr::memchr2(b'"', b'\\', &text[at..]).map(|found| at + found)
 }
 
 #[cfg(test)]
@@ -312,11 +322,8 @@ mod tests {
     proptest! {
         #[test]
         fn the_end_of_a_text_is_found_wherever_it_is(text in proptest::collection::vec(any::<u8>(), 0..100)) {
-            let mut bits = 0;
             let end = text.iter().position(|byte| matches!(byte, b'"' | b'\\'));
-            prop_assert_eq!(quote_or_backslash(&text, &mut bits), end);
-            let before = &text[..end.unwrap_or(0)];
-            prop_assert!(before.is_ascii() || bits & HIGH != 0);
+            prop_assert_eq!(quote_or_backslash(&text), end);
         }
     }
 }
