@@ -7,8 +7,10 @@ mod compact;
 
 use std::borrow::Cow;
 use std::ops::Range;
+use std::sync::LazyLock;
 
 use jiff::Timestamp;
+use memchr::memmem::Finder;
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
@@ -16,6 +18,8 @@ use super::event::{Outcome, Stage};
 
 /// How a record begins where the API server wrote it.
 pub(super) const BEGINNING: &[u8] = br#"{"kind":"Event","apiVersion":"audit.k8s.io/"#;
+/// Where in what follows a record's beginning another one begins: a crash in the middle of a line has joined the two.
+pub(super) static ANOTHER: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(BEGINNING));
 
 /// A text of the record, copied only where it is escaped there.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]

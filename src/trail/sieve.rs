@@ -10,7 +10,7 @@ use aho_corasick::AhoCorasick;
 use jiff::Timestamp;
 use memchr::memmem::{Finder, FinderRev};
 
-use super::glance::BEGINNING;
+use super::glance::{ANOTHER, BEGINNING};
 
 /// A search that leaves out what cannot matter.
 #[derive(Clone, Debug, Default)]
@@ -39,7 +39,6 @@ struct Window {
 struct Answers {
     codes: Vec<RangeInclusive<i32>>,
     status: Finder<'static>,
-    beginning: Finder<'static>,
 }
 
 /// What stands before a record's outcome where the API server wrote it. In a text each quote would be escaped, no other field
@@ -95,10 +94,7 @@ impl Sieve {
 
     /// The same sieve, which lets go what went well with another status code than these too; all are wanted where there is none.
     pub(super) fn answered(mut self, codes: Vec<RangeInclusive<i32>>) -> Self {
-        self.answers = (!codes.is_empty()).then(|| {
-            let (status, beginning) = (Finder::new(STATUS), Finder::new(BEGINNING));
-            Box::new(Answers { codes, status, beginning })
-        });
+        self.answers = (!codes.is_empty()).then(|| Box::new(Answers { codes, status: Finder::new(STATUS) }));
         self
     }
 
@@ -152,8 +148,8 @@ impl Answers {
         let outcome = &own[self.status.find(own)? + STATUS.len()..];
         let (code, rest) = outcome.strip_prefix(WENT_WELL)?.split_at_checked(3)?;
         let is_shaped = rest.first() == Some(&b'}') && code.iter().all(u8::is_ascii_digit);
-        // A crash in the middle of a line joins it with the next record, whose outcome is another one.
-        let is_alone = is_shaped && self.beginning.find(own).is_none();
+        // Where two are joined, the outcome may be the other one's.
+        let is_alone = is_shaped && ANOTHER.find(own).is_none();
         if is_alone { std::str::from_utf8(code).ok()?.parse().ok() } else { None }
     }
 }

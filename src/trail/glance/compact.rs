@@ -16,14 +16,12 @@ use std::sync::LazyLock;
 
 use memchr::memmem::{Finder, FinderRev};
 
-use super::{Aside, BEGINNING, Client, Glance, Raw, Status, Target, Text};
+use super::{ANOTHER, Aside, BEGINNING, Client, Glance, Raw, Status, Target, Text};
 use crate::trail::event::Stage;
 
 static TIMES: LazyLock<FinderRev<'static>> =
     LazyLock::new(|| FinderRev::new(r#","requestReceivedTimestamp":""#));
 static OBJECT: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(r#","objectRef":{"resource":""#));
-/// Where another record begins.
-static ANOTHER: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(BEGINNING));
 
 /// Reads the head; `None` where the record is not as the API server writes it.
 #[inline]
