@@ -189,10 +189,16 @@ fn first_line(block: &[u8], begins: bool) -> Option<(usize, &[u8])> {
 }
 
 /// The time of the first event, where that is on a line of its own and not far.
-fn first_time(input: impl Read) -> Option<Timestamp> {
+fn first_time(mut input: impl Read) -> Option<Timestamp> {
     let mut block = Vec::new();
-    input.take(64 << 10).read_to_end(&mut block).ok()?;
-    Glance::of(&block[..memchr::memchr(b'\n', &block)?])?.stage_time()
+    // To unpack more than is needed of each log of a folder would take longer than many an answer.
+    for len in [SHORT_SAMPLE, LONG_SAMPLE] {
+        input.by_ref().take((len - block.len()) as u64).read_to_end(&mut block).ok()?;
+        if let Some(end) = memchr::memchr(b'\n', &block) {
+            return Glance::of(&block[..end])?.stage_time();
+        }
+    }
+    None
 }
 
 /// A log's bytes from somewhere on; any number of these may read at once.
