@@ -228,6 +228,15 @@ impl<'b, R: Read> Records<'b, R> {
                 return Ok(if cut { Step::Damaged { line: self.line, what: CUT_SHORT } } else { Step::End });
             };
             let is_border = byte == b'{' && self.closed && self.at_line_start && self.indent == 0;
+            if is_border {
+                // In a list that is whole there would be a comma: none is open any more, whatever came before.
+                let cut = !self.lists.is_empty() && !self.damage_seen;
+                self.lists.clear();
+                self.damage_seen = false;
+                if cut {
+                    return Ok(Step::Damaged { line: self.line, what: CUT_SHORT });
+                }
+            }
             if is_border && self.until.is_some_and(|until| self.offset >= until) {
                 return Ok(Step::End);
             }

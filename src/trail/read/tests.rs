@@ -161,7 +161,7 @@ fn a_line_that_only_looks_like_a_record_is_not_let_go_alone() {
 fn a_list_cut_short_does_not_take_the_rest_along() {
     let [a, b] = [line("a"), line("b")];
     let list = format!(r#"{{"kind":"EventList","items":[{a},{a}"#);
-    check(format!("{list}\n{b}\n{b}\n").as_bytes(), &["a@1", "a@1", "b@2", "b@3"], &["4 cut short"]);
+    check(format!("{list}\n{b}\n{b}\n").as_bytes(), &["a@1", "a@1", "b@2", "b@3"], &["2 cut short"]);
     check(
         format!("{}\n{b}\n{b}\n", &list[..list.len() - 9]).as_bytes(),
         &["a@1", "b@2", "b@3"],

@@ -129,3 +129,19 @@ fn a_window_is_read_from_its_middle_and_says_bytes() {
     let read = bytes.0.into_inner();
     assert!(read < text.len() as u64 / 10, "{read} of {} bytes were read", text.len());
 }
+
+/// Found by fuzzing: what is left of a list after damage was its end where the log was read at once, and no JSON where it was read
+/// in pieces.
+#[test]
+fn a_list_that_is_cut_is_as_damaged_in_pieces() {
+    let folder = tempfile::tempdir().unwrap();
+    let record = event(0, "{}");
+    for cut in [r#"{"items":["#, r#"{"items":[{"a" 1},"#] {
+        let path = folder.path().join("audit.log");
+        fs::write(&path, format!("{cut}{record}\n{record}]}}\n{record}\n")).unwrap();
+        let logs = source::open(&[path]).unwrap();
+        let whole = seen(&logs, 1, 1 << 30);
+        assert_eq!(seen(&logs, 1, 3), whole, "{cut}");
+        assert!(whole.damaged > 0, "{cut}");
+    }
+}
