@@ -469,6 +469,22 @@ mod tests {
     }
 
     #[test]
+    fn when_a_log_begins_is_told_by_its_first_line_unless_that_is_very_long() {
+        let line = |padding: usize| {
+            let body = "x".repeat(padding);
+            format!(
+                r#"{{"auditID":"a","stage":"Panic","verb":"get","requestObject":"{body}","stageTimestamp":"2026-01-02T03:04:05Z"}}"#
+            ) + "\n"
+        };
+        let time = "2026-01-02T03:04:05Z".parse().ok();
+        for (padding, expected) in [(0, time), (SHORT_SAMPLE, time), (LONG_SAMPLE, None)] {
+            let log = line(padding) + &line(0);
+            assert_eq!(first_time(log.as_bytes()), expected, "{padding}");
+        }
+        assert_eq!(first_time(line(0).trim_end().as_bytes()), None, "it may be cut off");
+    }
+
+    #[test]
     fn all_that_cannot_be_read_is_said_at_once() {
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join("notes.txt"), "").unwrap();
