@@ -60,7 +60,7 @@ pub(super) fn next(
             Some(_) => return end(Outcome::Settled, now),
         },
         Health::NotReady(answer) if !started.is_empty() => {
-            if has_crashed(server, before, earlier, running, relieved) {
+            if has_crashed(server, began, relieved) {
                 return roll_back(format!("the new API server ended: {}", words(&server.last_words)));
             }
             format!("the new API server is not ready: {answer}")
@@ -75,19 +75,27 @@ pub(super) fn next(
 
 /// Whether the new server ended by itself: its container was started again. One that found its port still taken by the
 /// forwarder or its predecessor gets another chance, and so does one that ended without a word: a kubelet that is stopped while
-/// it starts a container leaves one that never ran.
-fn has_crashed(
-    server: &Server,
-    before: &BTreeSet<String>,
-    earlier: &BTreeSet<String>,
-    running: Option<&str>,
-    relieved: bool,
-) -> bool {
-    let known = before | earlier;
-    let started: Vec<&str> =
-        new_pods(&server.containers, &known).filter(|pod| Some(*pod) != running).collect();
-    let starts = started.iter().map(|pod| started.iter().filter(|p| *p == pod).count()).max().unwrap_or(0);
-    let is_excused =
-        server.last_words.is_empty() || (relieved && stand_in::lost_its_port(&server.last_words));
+/// it starts a container leaves one that never ran. So does one that missed its etcd after a boot, which starts at the same time.
+fn has_crashed(server: &Server, began: &Began<'_>, relieved: bool) -> bool {
+    let known = began.before | began.earlier;
+    let pods = new_pods(&server.containers, &known).filter(|pod| Some(*pod) != began.running);
+    let starts = pods.map(|pod| starts(pod, &server.containers, &known)).max().unwrap_or(0);
+    let words = &server.last_words;
+    let is_excused = words.is_empty()
+        || (relieved && stand_in::lost_its_port(words))
+        || (began.booted && stand_in::only_missed_etcd(words));
     starts > if is_excused { STARTS_AT_MOST } else { 1 }
+}
+
+/// How often a container of this Pod was started besides the known starts. The kubelet keeps the logs of two starts and removes
+/// older ones, but numbers them on; unless it began anew in a folder that was cleaned away.
+fn starts(pod: &str, containers: &BTreeSet<String>, known: &BTreeSet<String>) -> usize {
+    let number = |log: &String| {
+        let (of, log) = log.split_once('/')?;
+        log.split_once(".log").filter(|_| of == pod)?.0.parse::<usize>().ok()
+    };
+    let numbered =
+        |logs: &BTreeSet<String>| logs.iter().filter_map(number).max().map_or(0, |number| number + 1);
+    let left = containers.difference(known).filter(|log| number(log).is_some()).count();
+    numbered(containers).saturating_sub(numbered(known)).max(left)
 }

@@ -57,6 +57,30 @@ fn a_crash_is_not_waited_out() {
     check_rolls_back(&crashed, 1, "unknown flag: --x");
 }
 
+#[test]
+fn a_crash_whose_logs_the_kubelet_has_removed_is_counted_by_the_numbers_of_the_others() {
+    check_rolls_back(&ended(&["old/0.log@1", "new/4.log@9"], "unknown flag: --x"), 1, "unknown flag: --x");
+    // A Pod of the same manifest ran before; then its folder was cleaned away, and it began anew.
+    let State::Verifying { running, deadline, earlier, booted, .. } = verifying() else { panic!() };
+    let before = logs(&["old/0.log@1", "new/4.log@2"]);
+    let again = journal(State::Verifying { before, running, deadline, earlier, booted }, None);
+    let wait = Step::Wait("the new API server is not ready: /readyz: 500".to_owned());
+    check(&again, &ended(&["old/0.log@1", "new/0.log@9"], "unknown flag: --x"), 1, &wait);
+    check(&again, &ended(&["old/0.log@1", "new/4.log@2", "new/5.log@9"], "unknown flag: --x"), 1, &wait);
+}
+
+#[test]
+fn a_server_that_was_booted_before_its_etcd_gets_another_chance() {
+    let rebooted = Moment { boot: "c".to_owned(), milliseconds: 5000 };
+    let observed = |starts: &[&str]| ended(starts, "etcd grpc connection not ready");
+    let step = next(&order(), &here(), &observed(&["new/0.log@2"]), &rebooted);
+    let Step::Record(booted) = step else { panic!("{step:?}") };
+    let starts = ["new/0.log@2", "new/1.log@3", "new/2.log@4"];
+    let wait = Step::Wait("the new API server is not ready: /readyz: 500".to_owned());
+    assert_eq!(next(&order(), &journal(booted, None), &observed(&starts), &rebooted), wait);
+    check_rolls_back(&observed(&starts), 1, "etcd");
+}
+
 /// As on a real control plane whose kubelet was restarted while it started the container.
 #[test]
 fn a_container_that_never_said_a_word_may_never_have_run() {
