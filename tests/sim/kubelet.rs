@@ -2,7 +2,8 @@
 //!
 //! What is modelled is what was seen on real ones (docs/adr/0005, docs/adr/0006): a changed static Pod's old container ends
 //! first and the new one is started after a pause; a container that ends is started again, later each time; each start makes a
-//! new log file; a kubelet that was started deletes no static Pod before its API server has answered, but starts what is added.
+//! new log file; a kubelet that was started deletes no static Pod before its API server has answered, but starts what is added,
+//! and a Pod that is taken out of the folder while it begins it ends two minutes later only.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -19,6 +20,12 @@ pub(crate) const NODE: &str = "n1";
 const POD_LOGS: &str = "/var/log/pods";
 /// The longest pause before a container that ended is started again.
 const LONGEST_BACK_OFF: u64 = 300_000;
+
+/// How long a kubelet that was started takes to begin the Pods that run already: it waits for their volumes.
+const BEGINS: u64 = 5_000;
+/// How long it waits for those of a Pod that was taken out of the folder meanwhile, which it then ends
+/// (`podAttachAndMountTimeout`, 2 min 3 s; seen: 124 s).
+pub(crate) const HELD: u64 = 124_000;
 
 /// How long a server may be unhealthy: kubeadm's startup probe, 24 times 10 s.
 const UNHEALTHY: u64 = 240_000;
@@ -104,6 +111,8 @@ pub(crate) struct Pod {
     phase: Phase,
     /// How often its container ended by itself since the kubelet runs.
     failures: u32,
+    /// Until when the kubelet waits for its volumes.
+    held: u64,
 }
 
 impl Pod {
@@ -155,6 +164,8 @@ impl Server {
 pub(crate) struct Kubelet {
     /// When it is started; `None` while it runs.
     pub(crate) starts: Option<u64>,
+    /// When it was started last.
+    started: u64,
     /// Whether its API server has answered since it was started.
     sources_ready: bool,
     /// When it looks at the folder again.
@@ -222,9 +233,10 @@ impl World {
         self.servers_go_on();
         if self.kubelet.starts.is_some_and(|at| at <= self.now) {
             self.kubelet.starts = None;
+            self.kubelet.started = self.now;
             self.note(|| "the kubelet starts".to_owned());
             for pod in self.kubelet.pods.values_mut() {
-                pod.failures = 0;
+                (pod.failures, pod.held) = (0, 0);
             }
         }
         if !self.kubelet.runs() {
@@ -236,6 +248,7 @@ impl World {
         if self.kubelet.look.is_some_and(|at| at <= self.now) {
             self.kubelet.look = None;
             self.look_at_folder();
+            self.hold_what_is_begun();
         }
         self.pods_go_on();
         self.pods_start_and_end();
@@ -262,6 +275,24 @@ impl World {
         }
         wanted.retain(|_, spec| spec.runs != Runs::Other);
         self.kubelet.wanted = wanted;
+    }
+
+    /// A stand-in that is taken out of the folder between the kubelet's start and its first look at that Pod's volumes is held.
+    fn hold_what_is_begun(&mut self) {
+        let (now, started) = (self.now, self.kubelet.started);
+        if started == 0 || now == started || now > started + BEGINS {
+            return;
+        }
+        let kubelet = &self.kubelet;
+        let begun = kubelet.pods.values().filter(|pod| {
+            pod.held == 0 && pod.is_running() && pod.spec.name.starts_with(PREFIX) && !kubelet.wants(pod)
+        });
+        let begun: Vec<String> = begun.map(|pod| pod.spec.uid.clone()).collect();
+        for uid in begun {
+            let held = now + HELD;
+            self.kubelet.pods.get_mut(&uid).expect("it is there").held = held;
+            self.note(|| format!("the kubelet waits for the volumes of {uid} before it ends it"));
+        }
     }
 
     /// Containers that ended are started again; Pods that were told to end go.
@@ -312,7 +343,11 @@ impl World {
             self.kubelet.pods.keys().filter(|uid| !wanted.contains(*uid)).cloned().collect();
         for uid in unwanted {
             let phase = self.kubelet.pods[&uid].phase.clone();
-            if !self.kubelet.sources_ready || matches!(phase, Phase::Ends { .. } | Phase::Goes { .. }) {
+            let is_held = self.kubelet.pods[&uid].held > self.now;
+            if !self.kubelet.sources_ready
+                || is_held
+                || matches!(phase, Phase::Ends { .. } | Phase::Goes { .. })
+            {
                 continue;
             }
             let spec = self.kubelet.pods[&uid].spec.clone();
@@ -334,7 +369,7 @@ impl World {
             let at = self.now + self.rng.between(300, 1_500);
             self.kubelet
                 .pods
-                .insert(spec.uid.clone(), Pod { spec, phase: Phase::Starts { at }, failures: 0 });
+                .insert(spec.uid.clone(), Pod { spec, phase: Phase::Starts { at }, failures: 0, held: 0 });
         }
     }
 
