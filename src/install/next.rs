@@ -27,7 +27,7 @@ const STAND_IN_READY: Duration = Duration::from_secs(30);
 const STUCK: Duration = Duration::from_secs(20);
 /// How long the end of a stand-in may take. A kubelet that is started in the moment in which its manifest is taken away ends it
 /// after 124 s (seen, 1.37.2): it waits for the Pod's volumes first (`podAttachAndMountTimeout`, 2 min 3 s).
-const ENDING: Duration = Duration::from_secs(180);
+pub const ENDING: Duration = Duration::from_secs(180);
 /// How long a kubelet may take from reading a stand-in's manifest to the first thing that is seen of it: 1 s on an idle machine.
 /// One that read it just before it was taken away starts it all the same.
 const LATE_START: Duration = Duration::from_secs(10);
@@ -346,6 +346,7 @@ fn swapping_state(server: Option<&Server>, now: &Moment) -> State {
     State::Swapping { before, running, deadline: now.plus(STAND_IN_READY) }
 }
 
+/// The verification of a swap that was made, be it by an installer that was ended before it could say so.
 fn verifying(
     order: &Order,
     observed: &Observed,

@@ -31,11 +31,6 @@ impl Text<'_> {
     pub fn as_str(&self) -> &str {
         &self.0
     }
-
-    /// Its bytes.
-    pub fn as_bytes(&self) -> &[u8] {
-        self.0.as_bytes()
-    }
 }
 
 /// A value as the record has it; few questions look at it.
@@ -189,8 +184,8 @@ impl<'a> Glance<'a> {
 
     fn of_any(record: &'a [u8]) -> Option<Self> {
         let read: Record<'a> = serde_json::from_slice(record).ok()?;
-        let is_event = read.kind.is_none_or(|kind| kind.as_bytes() == b"Event")
-            && read.api_version.is_none_or(|version| version.as_bytes().starts_with(b"audit.k8s.io/"));
+        let is_event = read.kind.is_none_or(|kind| kind.as_str() == "Event")
+            && read.api_version.is_none_or(|version| version.as_str().starts_with("audit.k8s.io/"));
         is_event.then_some(Self {
             audit_id: read.audit_id,
             stage: read.stage,
@@ -244,7 +239,7 @@ impl<'a> Glance<'a> {
 
 /// A time as the API server writes it, `2026-01-02T03:04:05.000000Z`, or in any other way of RFC 3339.
 fn moment(text: &Text<'_>) -> Option<Timestamp> {
-    as_written(text.as_bytes()).or_else(|| text.as_str().parse().ok())
+    as_written(text.as_str().as_bytes()).or_else(|| text.as_str().parse().ok())
 }
 
 fn as_written(text: &[u8]) -> Option<Timestamp> {

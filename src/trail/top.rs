@@ -66,7 +66,7 @@ impl Top {
             }
             By::Resources => match object {
                 None => "(no resource)",
-                Some(object) if object.api_group.as_bytes().is_empty() => object.resource.as_str(),
+                Some(object) if object.api_group.as_str().is_empty() => object.resource.as_str(),
                 Some(object) => {
                     resource = format!("{}.{}", object.resource.as_str(), object.api_group.as_str());
                     &resource
@@ -109,12 +109,9 @@ impl Count {
     fn ended(&mut self, glance: &Glance<'_>) {
         self.requests = 1;
         let object = glance.object_ref.as_ref();
-        let is_long = matches!(glance.verb.as_bytes(), b"watch" | b"proxy" | b"connect")
+        let is_long = matches!(glance.verb.as_str(), "watch" | "proxy" | "connect")
             || object.is_some_and(|object| {
-                matches!(
-                    object.subresource.as_bytes(),
-                    b"exec" | b"attach" | b"portforward" | b"proxy" | b"log"
-                )
+                matches!(object.subresource.as_str(), "exec" | "attach" | "portforward" | "proxy" | "log")
             });
         let took = |from: Timestamp, to: Timestamp| u64::try_from(to.duration_since(from).as_micros()).ok();
         if !is_long

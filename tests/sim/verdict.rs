@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use audit_operator::host::{Host, MANIFEST};
+use audit_operator::install::next::ENDING;
 use audit_operator::install::{Rehearsal, State};
 
 use crate::kubelet::HELD;
@@ -11,8 +12,7 @@ use crate::node::Node;
 use crate::scenario::{AUDIT_LOG, Behaviour, Change, HEALTH_TIMEOUT, Memory, PORT, Scenario, What};
 use crate::world::World;
 
-/// How long the end of a stand-in is waited for (`install::next`), and what an end takes where nothing is in its way.
-const ENDING: u64 = 180_000;
+/// What the end of a stand-in takes where nothing is in its way.
 const AT_EASE: u64 = 10_000;
 
 /// Whether nothing will happen any more.
@@ -152,12 +152,13 @@ fn check_events(world: &mut World) {
     // What a server wrote in the seconds before a power cut is the file system's to lose; and a stand-in that does not end
     // is not waited for for ever: three minutes, of which the kubelet can take two and what happens to the node the rest.
     let cut = world.happened.contains(&What::PowerCut);
+    let ending = ENDING.as_secs() * 1000;
     let taken = |what: &What| match what {
-        What::StandInHangs => ENDING,
+        What::StandInHangs => ending,
         What::KubeletStops(time) | What::DiskFull(time) => *time,
         _ => 0,
     };
-    let stays = world.happened.iter().map(taken).sum::<u64>() + HELD + AT_EASE > ENDING;
+    let stays = world.happened.iter().map(taken).sum::<u64>() + HELD + AT_EASE > ending;
     let missing: Vec<u64> =
         (1..=world.events).filter(|number| !found.contains_key(&number.to_string())).collect();
     if !cut && !missing.is_empty() {

@@ -236,9 +236,9 @@ impl<'b, R: Read> Records<'b, R> {
                 if cut {
                     return Ok(Step::Damaged { line: self.line, what: CUT_SHORT });
                 }
-            }
-            if is_border && self.until.is_some_and(|until| self.offset >= until) {
-                return Ok(Step::End);
+                if self.until.is_some_and(|until| self.offset >= until) {
+                    return Ok(Step::End);
+                }
             }
             match byte {
                 b'\n' => self.begin_line(),
