@@ -8,9 +8,11 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
-use rustix::fs::{Access, AtFlags, CWD, FlockOperation, Gid, RenameFlags, Uid, XattrFlags};
+use rustix::fs::{
+    Access, AtFlags, CWD, FlockOperation, Gid, RenameFlags, StatxFlags, StatxTimestamp, Uid, XattrFlags,
+};
 use rustix::io::Errno;
 
 /// Mode of a file that did not exist: policies and manifests can hold secrets.
@@ -124,8 +126,15 @@ impl Disk for RealDisk {
     }
 
     fn about(&self, path: &Path) -> io::Result<About> {
-        let metadata = fs::symlink_metadata(path)?;
-        Ok(About { length: metadata.len(), made: metadata.created().ok(), written: metadata.modified()? })
+        // Not by std, which does not know it with musl, with which the released program is built.
+        let wanted = StatxFlags::SIZE | StatxFlags::MTIME | StatxFlags::BTIME;
+        let about = rustix::fs::statx(CWD, path, AtFlags::SYMLINK_NOFOLLOW, wanted)?;
+        let has = |what: StatxFlags| about.stx_mask & what.bits() != 0;
+        Ok(About {
+            length: about.stx_size,
+            made: if has(StatxFlags::BTIME) { time(about.stx_btime) } else { None },
+            written: time(about.stx_mtime).ok_or(io::ErrorKind::InvalidData)?,
+        })
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
@@ -182,6 +191,12 @@ impl NewFile for File {
     fn sync(&mut self) -> io::Result<()> {
         self.sync_all()
     }
+}
+
+/// `None` for what cannot be a time of day.
+fn time(at: StatxTimestamp) -> Option<SystemTime> {
+    let since = Duration::new(u64::try_from(at.tv_sec).ok()?, at.tv_nsec);
+    SystemTime::UNIX_EPOCH.checked_add(since)
 }
 
 /// A new file gets the label that its folder's rules give, which need not be the one an administrator gave the old one.

@@ -35,6 +35,8 @@ pub trait Machine: fmt::Debug + Send + Sync {
     fn available_memory(&self) -> Option<u64>;
     /// What a Pod's processes use, in bytes, without the page cache, by the control groups in this folder.
     fn memory_of_pod(&self, control_groups: &Path, uid: &str) -> Option<u64>;
+    /// How many threads a Pod's containers have, its sandbox's one among them, by the control groups in this folder.
+    fn threads_of_pod(&self, control_groups: &Path, uid: &str) -> Option<u64>;
     /// Whether the kubelet has not taken a Pod apart yet, by the control groups in this folder.
     fn has_pod(&self, control_groups: &Path, uid: &str) -> bool;
     /// The first port of [`PORTS`] after this one that can be listened on.
@@ -76,15 +78,21 @@ impl Machine for RealMachine {
     }
 
     fn memory_of_pod(&self, control_groups: &Path, uid: &str) -> Option<u64> {
-        let stat = fs::read_to_string(control_group(control_groups, uid)?.join("memory.stat")).ok()?;
+        let group = control_group(control_groups, "memory", uid)?;
+        let stat = fs::read_to_string(group.join("memory.stat")).ok()?;
         // Version 1, then 2.
         ["total_rss ", "anon "]
             .iter()
             .find_map(|name| stat.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok()))
     }
 
+    fn threads_of_pod(&self, control_groups: &Path, uid: &str) -> Option<u64> {
+        let group = control_group(control_groups, "pids", uid)?;
+        fs::read_to_string(group.join("pids.current")).ok()?.trim().parse().ok()
+    }
+
     fn has_pod(&self, control_groups: &Path, uid: &str) -> bool {
-        control_group(control_groups, uid).is_some()
+        control_group(control_groups, "memory", uid).is_some()
     }
 
     fn free_port(&self, after: Option<u16>) -> Option<u16> {
@@ -108,10 +116,11 @@ impl Machine for RealMachine {
 }
 
 /// A Pod's control group, of both versions and both drivers: the folder is named after the Pod's UID, with underscores by
-/// systemd's rules. The kubelet makes it before anything of the Pod, and removes it after everything.
-fn control_group(control_groups: &Path, uid: &str) -> Option<std::path::PathBuf> {
+/// systemd's rules. The kubelet makes it before anything of the Pod, and removes it after everything. Version 1 has a tree for
+/// each controller.
+fn control_group(control_groups: &Path, controller: &str, uid: &str) -> Option<std::path::PathBuf> {
     let names = [format!("pod{uid}"), format!("pod{}.slice", uid.replace('-', "_"))];
-    let roots = [control_groups.join("memory"), control_groups.to_owned()];
+    let roots = [control_groups.join(controller), control_groups.to_owned()];
     roots.iter().find_map(|folder| find(folder, &names, 4))
 }
 
@@ -155,6 +164,18 @@ mod tests {
         );
         check("memory/kubepods/burstable/podother", "total_rss 7\n", None);
         check("system.slice/podab-cd", "anon 5\n", None);
+    }
+
+    #[test]
+    fn a_pods_threads_are_found_under_both_versions() {
+        for path in ["pids/kubepods/burstable/podab-cd", "kubepods.slice/kubepods-podab_cd.slice"] {
+            let root = tempfile::tempdir().unwrap();
+            let pod = root.path().join(path);
+            assert_eq!(RealMachine.threads_of_pod(root.path(), "ab-cd"), None);
+            fs::create_dir_all(&pod).unwrap();
+            fs::write(pod.join("pids.current"), "12\n").unwrap();
+            assert_eq!(RealMachine.threads_of_pod(root.path(), "ab-cd"), Some(12));
+        }
     }
 
     #[test]

@@ -9,13 +9,16 @@ use std::time::{Duration, SystemTime};
 use crate::install::{Health, Server};
 use crate::manifest::{self, Manifest, Probe};
 
-use super::{Disk, Host, Machine, file, unverified};
+use super::{CONTROL_GROUPS, Disk, Host, Machine, file, unverified};
 
 /// The kubelet's folder of container logs: `<namespace>_<pod>_<uid>/<container>/<n>.log`.
 pub(super) const POD_LOGS: &str = "/var/log/pods";
 /// A server that starts can take a connection and let it hang; kubeadm's own probes wait 15 s, ours come again.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// The threads of a Pod none of whose containers runs: of its sandbox the one of the process that does nothing (`pause`), on some
+/// runtimes none. kube-apiserver has some from its first moment on: Go's own.
+const SANDBOX: u64 = 1;
 /// Bytes of a log that its last words are looked for in.
 const TAIL: u64 = 16 << 10;
 
@@ -24,16 +27,19 @@ pub(super) async fn observe(host: &Host, node: &str, bytes: &[u8], port_is_ours:
         Ok(manifest) => manifest,
         Err(refusals) => {
             let health = Health::NotReady(format!("its manifest is not understood: {refusals}"));
-            return Server { containers: BTreeSet::new(), running: None, health, last_words: String::new() };
+            let (containers, last_words) = (BTreeSet::new(), String::new());
+            return Server { containers, running: None, ended: None, health, last_words };
         }
     };
-    let Containers { starts, running, last_words } = containers(&PodLogs::new(host, node, &manifest));
+    let containers = containers(&PodLogs::new(host, node, &manifest));
+    let ended = containers.ended(host);
+    let last_words = containers.last_words(host.disk(), ended.is_some());
     let health = if port_is_ours {
         Health::NotReady("the stand-in answers in its place".to_owned())
     } else {
         health(host.machine(), &probes(&manifest), manifest.flag("advertise-address")).await
     };
-    Server { containers: starts, running, health, last_words }
+    Server { containers: containers.starts, running: containers.running, ended, health, last_words }
 }
 
 impl Host {
@@ -67,9 +73,39 @@ pub(super) struct Containers {
     pub(super) starts: BTreeSet<String>,
     /// UID of the Pod that wrote last.
     pub(super) running: Option<String>,
-    /// The last words of the newest container but the last that said any: those before the last have ended, or it would not have
-    /// been started.
-    pub(super) last_words: String,
+    /// The logs of the newest Pod, in the order of their numbers.
+    newest: Vec<Log>,
+}
+
+/// The log of one start.
+#[derive(Debug)]
+struct Log {
+    /// UID of its Pod.
+    pod: String,
+    number: u64,
+    path: PathBuf,
+    /// As in [`Server::containers`].
+    name: String,
+    /// When it was made; where the file system does not know, when it was written last.
+    since: SystemTime,
+}
+
+impl Containers {
+    /// See [`Server::ended`]. The log is read first: who wrote it may end at any moment, and does not come back.
+    fn ended(&self, host: &Host) -> Option<String> {
+        let log = self.newest.last()?;
+        words_of(host.disk(), log)?;
+        let threads = host.machine().threads_of_pod(&host.at(CONTROL_GROUPS), &log.pod)?;
+        (threads <= SANDBOX).then(|| log.name.clone())
+    }
+
+    /// The last words of the newest container that has ended and said any: each but the last, or it would not have been started,
+    /// and the last when that is known.
+    pub(super) fn last_words(&self, disk: &dyn Disk, last_has_ended: bool) -> String {
+        // One whose start was interrupted has a log with nothing in it.
+        let ended = self.newest.iter().rev().skip(usize::from(!last_has_ended));
+        ended.filter_map(|log| words_of(disk, log)).next().unwrap_or_default()
+    }
 }
 
 impl PodLogs {
@@ -92,38 +128,37 @@ impl PodLogs {
 pub(super) fn containers(logs: &PodLogs) -> Containers {
     let PodLogs { disk, folder, prefix, container } = logs;
     let disk = disk.as_ref();
-    let mut starts = BTreeSet::new();
-    let mut newest: Option<(SystemTime, String)> = None;
-    let mut made = Vec::new();
+    let mut written_last: Option<(SystemTime, String)> = None;
+    let mut logs: Vec<Log> = Vec::new();
     for name in file::list(disk, folder).unwrap_or_default() {
-        let Some(uid) = name.strip_prefix(prefix.as_str()) else { continue };
+        let Some(pod) = name.strip_prefix(prefix.as_str()) else { continue };
         let container = folder.join(&name).join(container);
         for log in file::list(disk, &container).unwrap_or_default() {
             let path = container.join(&log);
             // The log is a link into the container runtime's own folder on some runtimes: its own time will do.
             let Ok(about) = disk.about(&path) else { continue };
-            if newest.as_ref().is_none_or(|(time, _)| *time < about.written) {
-                newest = Some((about.written, uid.to_owned()));
+            if written_last.as_ref().is_none_or(|(time, _)| *time < about.written) {
+                written_last = Some((about.written, pod.to_owned()));
             }
             // Rotated logs carry a time after the number: not a start of a container.
             let Some(number) = log.strip_suffix(".log").and_then(|n| n.parse::<u64>().ok()) else { continue };
-            let birth = about.made;
-            let since = birth.and_then(|time| time.duration_since(SystemTime::UNIX_EPOCH).ok());
-            starts.insert(format!("{uid}/{log}@{}", since.map_or(0, |time| time.as_millis())));
-            made.push((birth, number, path));
+            let made = about.made.and_then(|time| time.duration_since(SystemTime::UNIX_EPOCH).ok());
+            let name = format!("{pod}/{log}@{}", made.map_or(0, |time| time.as_millis()));
+            let since = about.made.unwrap_or(about.written);
+            logs.push(Log { pod: pod.to_owned(), number, path, name, since });
         }
     }
-    let running = newest.map(|(_, uid)| uid);
-    made.sort();
-    // The same Pod's before the last. One whose start was interrupted has a log with nothing in it.
-    let pod = made.last().and_then(|(_, _, path)| path.parent());
-    let ended = made.iter().rev().skip(1).take_while(|(_, _, path)| path.parent() == pod);
-    let said = ended.filter_map(|(_, _, path)| disk.read_end(path, TAIL).ok());
-    let last_words = said
-        .map(|log| last_words(&String::from_utf8_lossy(&log)))
-        .find(|words| !words.is_empty())
-        .unwrap_or_default();
-    Containers { starts, running, last_words }
+    let starts = logs.iter().map(|log| log.name.clone()).collect();
+    let newest_pod = logs.iter().max_by_key(|log| log.since).map(|log| log.pod.clone());
+    logs.retain(|log| Some(&log.pod) == newest_pod.as_ref());
+    logs.sort_by_key(|log| log.number);
+    Containers { starts, running: written_last.map(|(_, pod)| pod), newest: logs }
+}
+
+/// The last words in a log, `None` when there are none.
+fn words_of(disk: &dyn Disk, log: &Log) -> Option<String> {
+    let end = disk.read_end(&log.path, TAIL).ok()?;
+    Some(last_words(&String::from_utf8_lossy(&end))).filter(|words| !words.is_empty())
 }
 
 /// What a kube-apiserver said last, out of a log of the container runtime: the lines that tell an error, without the
@@ -205,6 +240,7 @@ fn failing(answer: &str) -> String {
 #[cfg(test)]
 mod tests {
     use std::fs;
+    use std::path::Path;
 
     use super::*;
 
@@ -236,29 +272,82 @@ mod tests {
         assert_eq!(failing("forbidden"), "forbidden");
     }
 
+    fn pod_logs(host: &Host) -> PodLogs {
+        let text = "apiVersion: v1\nkind: Pod\nmetadata: {name: kube-apiserver, namespace: kube-system}\nspec: {containers: \
+                    [{name: kube-apiserver, command: [kube-apiserver]}]}\n";
+        PodLogs::new(host, "n1", &manifest::read(text).unwrap())
+    }
+
+    /// The folder of a Pod's logs.
+    fn pod(root: &Path, uid: &str) -> PathBuf {
+        let folder = root.join(format!("var/log/pods/kube-system_kube-apiserver-n1_{uid}/kube-apiserver"));
+        fs::create_dir_all(&folder).unwrap();
+        folder
+    }
+
     #[test]
     fn only_a_container_that_was_started_again_has_last_words() {
         let root = tempfile::tempdir().unwrap();
-        let text = "apiVersion: v1\nkind: Pod\nmetadata: {name: kube-apiserver, namespace: kube-system}\nspec: {containers: \
-                    [{name: kube-apiserver, command: [kube-apiserver]}]}\n";
-        let manifest = manifest::read(text).unwrap();
         let host = Host::new(root.path(), "/m.yaml", None);
-        let folder = root.path().join("var/log/pods/kube-system_kube-apiserver-n1_u/kube-apiserver");
-        fs::create_dir_all(&folder).unwrap();
+        let folder = pod(root.path(), "u");
         fs::write(folder.join("0.log"), "t stderr F Error: unknown flag: --x\n").unwrap();
-        let once = containers(&PodLogs::new(&host, "n1", &manifest));
-        assert_eq!(
-            (once.starts.len(), once.running.as_deref(), once.last_words.as_str()),
-            (1, Some("u"), "")
-        );
+        let look = || {
+            let seen = containers(&pod_logs(&host));
+            (seen.starts.len(), seen.last_words(host.disk(), false), seen.running)
+        };
+        assert_eq!(look(), (1, String::new(), Some("u".to_owned())));
         fs::write(folder.join("1.log"), "t stderr F starting\n").unwrap();
         fs::write(folder.join("0.log.20260102-030405"), "rotated").unwrap();
-        let again = containers(&PodLogs::new(&host, "n1", &manifest));
-        assert_eq!((again.starts.len(), again.last_words.as_str()), (2, "Error: unknown flag: --x"));
+        let words = "Error: unknown flag: --x".to_owned();
+        assert_eq!(look(), (2, words.clone(), Some("u".to_owned())));
         // A kubelet that was stopped while it started a container.
         fs::write(folder.join("1.log"), "").unwrap();
         fs::write(folder.join("2.log"), "t stderr F starting\n").unwrap();
-        let silent = containers(&PodLogs::new(&host, "n1", &manifest));
-        assert_eq!((silent.starts.len(), silent.last_words.as_str()), (3, "Error: unknown flag: --x"));
+        assert_eq!(look(), (3, words, Some("u".to_owned())));
+    }
+
+    #[test]
+    fn the_newest_pod_is_the_one_whose_log_was_made_last_whatever_its_number() {
+        let root = tempfile::tempdir().unwrap();
+        let host = Host::new(root.path(), "/m.yaml", None);
+        let old = pod(root.path(), "old");
+        fs::write(old.join("6.log"), "t stderr F killed\n").unwrap();
+        fs::write(old.join("7.log"), "t stderr F starting\n").unwrap();
+        let new = pod(root.path(), "new");
+        let made = |path: &Path| host.disk().about(path).unwrap().made.expect("this file system tells");
+        // The kernel's clock for files goes by milliseconds.
+        while !new.join("0.log").exists() || made(&new.join("0.log")) == made(&old.join("7.log")) {
+            fs::remove_dir_all(&new).unwrap();
+            let new = pod(root.path(), "new");
+            fs::write(new.join("0.log"), "t stderr F Error: unknown flag: --x\n").unwrap();
+        }
+        fs::write(new.join("1.log"), "t stderr F starting\n").unwrap();
+        let seen = containers(&pod_logs(&host));
+        assert_eq!(seen.last_words(host.disk(), false), "Error: unknown flag: --x");
+        assert!(seen.starts.iter().all(|start| !start.ends_with("@0")), "{:?}", seen.starts);
+    }
+
+    #[test]
+    fn it_has_ended_when_it_said_something_and_only_the_sandbox_is_left() {
+        let root = tempfile::tempdir().unwrap();
+        let host = Host::new(root.path(), "/m.yaml", None);
+        let folder = pod(root.path(), "u");
+        fs::write(folder.join("0.log"), "t stderr F Error: unknown flag: --x\n").unwrap();
+        let ended = || {
+            let seen = containers(&pod_logs(&host));
+            let ended = seen.ended(&host);
+            let last_words = seen.last_words(host.disk(), ended.is_some());
+            (ended.map(|start| start.split_once('@').unwrap().0.to_owned()), last_words)
+        };
+        assert_eq!(ended(), (None, String::new()), "nothing is known of control groups");
+        let group = root.path().join("sys/fs/cgroup/kubepods/burstable/podu");
+        fs::create_dir_all(&group).unwrap();
+        fs::write(group.join("pids.current"), "9\n").unwrap();
+        assert_eq!(ended(), (None, String::new()));
+        fs::write(group.join("pids.current"), "1\n").unwrap();
+        assert_eq!(ended(), (Some("u/0.log".to_owned()), "Error: unknown flag: --x".to_owned()));
+        // The kubelet makes the log before the container runs.
+        fs::write(folder.join("1.log"), "").unwrap();
+        assert_eq!(ended(), (None, "Error: unknown flag: --x".to_owned()));
     }
 }

@@ -152,7 +152,7 @@ impl Host {
             let logs = PodLogs::new(self, node, &read);
             let containers = server::containers(&logs);
             starts = containers.starts.len();
-            last_words = containers.last_words;
+            last_words = containers.last_words(self.disk(), false);
         }
         let listening = self.machine().listens(stand_in.port).await;
         let health = match listening {

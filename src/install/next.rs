@@ -75,6 +75,9 @@ pub struct Server {
     pub containers: BTreeSet<String>,
     /// UID of the Pod whose log was written last.
     pub running: Option<String>,
+    /// The newest start, one of `containers`, when it has ended: it said something, and nothing of its Pod runs but the sandbox.
+    /// `None` also where the kernel does not tell.
+    pub ended: Option<String>,
     /// What it answers.
     pub health: Health,
     /// The last words of the newest container that ended and said any, empty when none did.
@@ -387,17 +390,31 @@ fn swapping(
     if !observed.staged {
         return Step::Stage;
     }
-    match &journal.stand_in {
+    let serves = match &journal.stand_in {
         // It has said what it had to say. It stays in the journal, so that no later one gets its port and with it its name.
-        Some(StandIn { role: Role::StartOnly, .. }) | None => Step::Swap,
-        Some(_) => match ready_to_serve(observed) {
-            Ok(()) => Step::Swap,
-            Err(problem) if deadline.has_passed(now) => {
-                // Nothing is wrong with the change: a power cut or a busy node may have held it up.
-                refuse(Refuser::Checks, format!("the stand-in did not keep running: {problem}"), now)
-            }
-            Err(problem) => Step::Wait(problem),
-        },
+        Some(StandIn { role: Role::StartOnly, .. }) | None => Ok(()),
+        Some(_) => ready_to_serve(observed),
+    };
+    match (serves, starting(observed)) {
+        (Ok(()), Some(answer)) if !deadline.has_passed(now) => {
+            Step::Wait(format!("the API server to be ready: {answer}"))
+        }
+        (Ok(()), _) => Step::Swap,
+        // Nothing is wrong with the change: a power cut or a busy node may have held it up.
+        (Err(problem), _) if deadline.has_passed(now) => {
+            refuse(Refuser::Checks, format!("the stand-in did not keep running: {problem}"), now)
+        }
+        (Err(problem), _) => Step::Wait(problem),
+    }
+}
+
+/// What the live API server answers while it is not ready and nothing answers in its place. A kubelet that was just started
+/// replaces no static Pod before an API server has answered it, so nothing is gained by swapping sooner, and its API server is.
+/// What is waited for no longer than a deadline: it may be broken already.
+fn starting(observed: &Observed) -> Option<&str> {
+    match observed.server.as_ref().map(|server| &server.health) {
+        Some(Health::NotReady(answer)) if observed.relief != Relief::Holding => Some(answer),
+        _ => None,
     }
 }
 

@@ -57,6 +57,7 @@ fn calm() -> Observed {
         server: Some(Server {
             containers: logs(&["old/0.log@1"]),
             running: Some("old".to_owned()),
+            ended: None,
             health: Health::Ready,
             last_words: String::new(),
         }),
@@ -112,6 +113,7 @@ fn swapped(containers: &[&str], health: Health) -> Observed {
     let server = Server {
         containers: logs(containers),
         running: Some("old".to_owned()),
+        ended: None,
         health,
         last_words: String::new(),
     };
@@ -236,6 +238,20 @@ mod swap {
         check(&journal, &Observed { last_known_good: None, ..calm() }, 1, &Step::KeepLastKnownGood);
         check(&journal, &Observed { staged: false, ..calm() }, 1, &Step::Stage);
         check(&journal, &calm(), 1, &Step::Swap);
+    }
+
+    #[test]
+    fn a_server_that_is_just_starting_is_not_replaced_before_it_is_ready() {
+        let starting = Observed { server: swapped(&["old/0.log@1"], not_ready()).server, ..calm() };
+        let waits = Step::Wait("the API server to be ready: /readyz: 500".to_owned());
+        check(&journal(swapping(), None), &starting, 29, &waits);
+        check(&journal(swapping(), None), &starting, 30, &Step::Swap);
+        let relieved = Observed { stand_in: Some(seen(1, Health::Ready)), relief: Relief::Waiting, ..starting };
+        check(&journal(swapping(), Some(candidate())), &relieved, 29, &waits);
+        check(&journal(swapping(), Some(candidate())), &relieved, 30, &Step::Swap);
+        // It may be down for good, and the forwarder has its port.
+        let answered = Observed { relief: Relief::Holding, ..relieved };
+        check(&journal(swapping(), Some(candidate())), &answered, 1, &Step::Swap);
     }
 
     #[test]

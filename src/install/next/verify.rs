@@ -73,18 +73,26 @@ pub(super) fn next(
     roll_back(format!("not healthy {} s after the change: {waits_for}", order.health_timeout_seconds))
 }
 
-/// Whether the new server ended by itself: its container was started again. One that found its port still taken by the
-/// forwarder or its predecessor gets another chance, and so does one that ended without a word: a kubelet that is stopped while
-/// it starts a container leaves one that never ran. So does one that missed its etcd after a boot, which starts at the same time.
+/// Whether the new server ended by itself. One that found its port still taken by the forwarder or its predecessor gets another
+/// chance, and so does one that ended without a word: a kubelet that is stopped while it starts a container leaves one that
+/// never ran. So does one that missed its etcd after a boot, which starts at the same time.
 fn has_crashed(server: &Server, began: &Began<'_>, relieved: bool) -> bool {
     let known = began.before | began.earlier;
     let pods = new_pods(&server.containers, &known).filter(|pod| Some(*pod) != began.running);
-    let starts = pods.map(|pod| starts(pod, &server.containers, &known)).max().unwrap_or(0);
+    let ends = pods.map(|pod| ends(pod, server, &known)).max().unwrap_or(0);
     let words = &server.last_words;
     let is_excused = words.is_empty()
         || (relieved && stand_in::lost_its_port(words))
         || (began.booted && stand_in::only_missed_etcd(words));
-    starts > if is_excused { STARTS_AT_MOST } else { 1 }
+    ends >= if is_excused { STARTS_AT_MOST } else { 1 }
+}
+
+/// How many starts of a container of this Pod have ended besides the known ones: those after which it was started again, and the
+/// newest when nothing of it runs. The kubelet waits for longer and longer before it starts it again.
+fn ends(pod: &str, server: &Server, known: &BTreeSet<String>) -> usize {
+    let is_new = |log: &&String| log.split_once('/').is_some_and(|(of, _)| of == pod) && !known.contains(*log);
+    let newest = usize::from(server.ended.as_ref().filter(is_new).is_some());
+    (starts(pod, &server.containers, known) + newest).saturating_sub(1)
 }
 
 /// How often a container of this Pod was started besides the known starts. The kubelet keeps the logs of two starts and removes

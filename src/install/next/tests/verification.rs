@@ -81,6 +81,37 @@ fn a_server_that_was_booted_before_its_etcd_gets_another_chance() {
     check_rolls_back(&observed(&starts), 1, "etcd");
 }
 
+#[test]
+fn a_server_that_has_ended_is_not_waited_for_until_it_is_started_again() {
+    let down = |starts: &[&str], newest: &str, words: &str| {
+        let mut observed = ended(starts, words);
+        let server = observed.server.as_mut().expect("it has one");
+        server.ended = Some(newest.to_owned());
+        observed
+    };
+    let unknown_flag = down(&["old/0.log@1", "new/0.log@2"], "new/0.log@2", "unknown flag: --x");
+    check_rolls_back(&unknown_flag, 1, "unknown flag: --x");
+    let wait = Step::Wait("the new API server is not ready: /readyz: 500".to_owned());
+    let old = down(&["old/0.log@1", "new/0.log@2"], "old/0.log@1", "received signal");
+    check(&here(), &old, 1, &wait);
+    // Another chance is one, as long as it runs.
+    let twice = down(&["new/0.log@2", "new/1.log@3"], "new/1.log@3", "");
+    check(&here(), &twice, 1, &wait);
+    let starts = ["new/0.log@2", "new/1.log@3", "new/2.log@4"];
+    check(&here(), &ended(&starts, ""), 1, &wait);
+    check_rolls_back(&down(&starts, "new/2.log@4", ""), 1, "without a word");
+    // Whether it ended before the boot or after it nothing tells.
+    let rebooted = Moment { boot: "c".to_owned(), milliseconds: 5000 };
+    let Step::Record(booted) = next(&order(), &here(), &unknown_flag, &rebooted) else { panic!() };
+    let booted = journal(booted, None);
+    assert_eq!(next(&order(), &booted, &unknown_flag, &rebooted), wait);
+    let again = down(&["old/0.log@1", "new/0.log@2", "new/1.log@9"], "new/1.log@9", "unknown flag: --x");
+    match next(&order(), &booted, &again, &rebooted) {
+        Step::Record(State::RollingBack { .. }) => {}
+        step => panic!("{step:?}"),
+    }
+}
+
 /// As on a real control plane whose kubelet was restarted while it started the container.
 #[test]
 fn a_container_that_never_said_a_word_may_never_have_run() {
