@@ -8,7 +8,7 @@ use std::ops::RangeInclusive;
 
 use aho_corasick::AhoCorasick;
 use jiff::Timestamp;
-use memchr::memmem::{Finder, FinderRev};
+use memchr::memmem::Finder;
 
 use super::glance::{ANOTHER, BEGINNING};
 
@@ -31,7 +31,7 @@ struct Window {
     /// The first moment and the first one after, as [`STAGE_TIME`] is written; empty where there is none.
     since: String,
     until: String,
-    stage_time: FinderRev<'static>,
+    stage_time: Finder<'static>,
 }
 
 /// Status codes, seen from a record's bytes.
@@ -86,7 +86,7 @@ impl Sieve {
         self.window = (since.is_some() || until.is_some()).then(|| {
             let written =
                 |time: Option<Timestamp>| time.map_or_else(String::new, |time| format!("{time:.6}"));
-            let stage_time = FinderRev::new(STAGE_TIME);
+            let stage_time = Finder::new(STAGE_TIME);
             Box::new(Window { since: written(since), until: written(until), stage_time })
         });
         self
@@ -127,13 +127,21 @@ impl Window {
         if !record.starts_with(BEGINNING) {
             return true;
         }
-        let Some(at) = self.stage_time.rfind(record) else { return true };
+        let Some(at) = self.last(record) else { return true };
         let rest = &record[at + STAGE_TIME.len()..];
         let Some((time, rest)) = rest.split_at_checked(LENGTH) else { return true };
         let is_shaped =
             rest.first() == Some(&b'"') && time[10] == b'T' && time[19] == b'.' && time[26] == b'Z';
         !is_shaped
             || (time >= self.since.as_bytes() && (self.until.is_empty() || time <= self.until.as_bytes()))
+    }
+
+    /// Where [`STAGE_TIME`] stands for the last time. Only a search forwards looks at many bytes at once, so the end is searched,
+    /// which holds nothing behind the time but annotations, and all of the record where that is longer.
+    fn last(&self, record: &[u8]) -> Option<usize> {
+        const END: usize = 512;
+        let last_from = |from: usize| self.stage_time.find_iter(&record[from..]).last().map(|at| from + at);
+        last_from(record.len().saturating_sub(END)).or_else(|| last_from(0))
     }
 }
 
@@ -222,11 +230,12 @@ mod tests {
         let at = |time: &str| -> Timestamp { time.parse().unwrap() };
         let sieve = Sieve::default()
             .within(Some(at("2026-01-02T00:00:00.0000019Z")), Some(at("2026-01-03T00:00:00.0000019Z")));
-        let record = |time: &str| {
+        let annotated = |time: &str, annotations: &str| {
             format!(
-                r#"{{"kind":"Event","apiVersion":"audit.k8s.io/v1","requestObject":{{"a":1,"stageTimestamp":"2025-01-01T00:00:00.000000Z"}},"stageTimestamp":"{time}","annotations":{{}}}}"#
+                r#"{{"kind":"Event","apiVersion":"audit.k8s.io/v1","requestObject":{{"a":1,"stageTimestamp":"2025-01-01T00:00:00.000000Z"}},"stageTimestamp":"{time}","annotations":{{{annotations}}}}}"#
             )
         };
+        let record = |time: &str| annotated(time, "");
         for (time, passes) in [
             ("2026-01-02T00:00:00.000000Z", false),
             ("2026-01-02T00:00:00.000001Z", true),
@@ -236,7 +245,11 @@ mod tests {
             ("2026-01-01T00:00:00Z", true),
             ("2026-01-01T00:00:00.000000+00:00", true),
         ] {
-            assert_eq!(sieve.passes(record(time).as_bytes()), passes, "{time}");
+            // The time stands in the end that is searched first, across its border, and before it.
+            for length in [0, 430, 440, 450, 460, 470, 480, 490, 500, 2000] {
+                let record = annotated(time, &format!(r#""a":"{}""#, "x".repeat(length)));
+                assert_eq!(sieve.passes(record.as_bytes()), passes, "{time}, {length}");
+            }
         }
         let sorted = record("2026-01-01T00:00:00.000000Z").replace(r#""kind":"Event","#, "");
         assert!(sieve.passes(sorted.as_bytes()));
