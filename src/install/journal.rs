@@ -151,6 +151,9 @@ pub enum State {
         /// When a kubelet that has not started the restored manifest counts as stuck.
         #[serde(default = "long_ago")]
         stuck: Deadline,
+        /// Whether the kubelet has started the restored manifest; the API server has the whole time from then on.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        restored: bool,
     },
     /// The outcome is certain; the stand-in is being taken away and its events are brought to the log.
     Ending {

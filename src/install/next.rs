@@ -20,7 +20,10 @@ mod verify;
 
 /// How long a rehearsal may take. A stand-in is ready in 4 s on an idle machine; nobody waits for it but the change.
 const REHEARSAL: Duration = Duration::from_secs(120);
-/// How long a stand-in that was ready may take to be so again before the swap.
+/// How long a node is left alone that was booted in the middle of a change: its kubelet has to hear from an API server before it
+/// replaces one, and whoever waits for the node gets an answer before that one restarts. Most are ready after 10 to 25 s.
+const BOOTED: Duration = Duration::from_secs(30);
+/// How long a stand-in that was ready may take to be so again before the swap, and the API server to be ready at all.
 const STAND_IN_READY: Duration = Duration::from_secs(30);
 /// How long a kubelet may take to start the restored manifest: its longest re-queue (15 s) and the end of a crash loop's
 /// server. After that it is taken for stuck. One that was booted with a manifest that does not start is so from the beginning.
@@ -187,8 +190,9 @@ pub fn next(order: &Order, journal: &Journal, observed: &Observed, now: &Moment)
             let began = verify::Began { before, running, deadline, earlier, booted };
             verify::next(order, journal, observed, &began, now)
         }
-        State::RollingBack { reason, before, tried, deadline, stuck } => {
-            let began = roll_back::Began { reason, before, tried, deadline, stuck };
+        State::RollingBack { reason, before, tried, deadline, stuck, restored } => {
+            let restored = *restored;
+            let began = roll_back::Began { reason, before, tried, deadline, stuck, restored };
             roll_back::next(order, journal, observed, &began, now)
         }
         State::Ending { outcome, deadline } => ending::next(journal, observed, outcome, deadline, now),
@@ -226,7 +230,8 @@ fn after_reboot(order: &Order, journal: &Journal, observed: &Observed, now: &Mom
             (*earlier, *booted) = (containers(observed), booted_with_target);
             vec![(deadline, timeout(order))]
         }
-        State::RollingBack { deadline, stuck, .. } if unknown(deadline) || unknown(stuck) => {
+        State::RollingBack { deadline, stuck, restored, .. } if unknown(deadline) || unknown(stuck) => {
+            *restored = false;
             let patience = if booted_with_target { Duration::ZERO } else { STUCK };
             vec![(deadline, timeout(order)), (stuck, patience)]
         }
@@ -395,7 +400,10 @@ fn swapping(
         Some(StandIn { role: Role::StartOnly, .. }) | None => Ok(()),
         Some(_) => ready_to_serve(observed),
     };
+    // Only a boot gives so much time.
+    let was_booted = deadline.left(now).is_some_and(|left| left > REHEARSAL - BOOTED);
     match (serves, starting(observed)) {
+        (Ok(()), None) if was_booted => Step::Wait("the node, which was just booted".to_owned()),
         (Ok(()), Some(answer)) if !deadline.has_passed(now) => {
             Step::Wait(format!("the API server to be ready: {answer}"))
         }

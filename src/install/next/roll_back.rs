@@ -13,6 +13,7 @@ pub(super) struct Began<'a> {
     pub(super) tried: &'a BTreeSet<String>,
     pub(super) deadline: &'a Deadline,
     pub(super) stuck: &'a Deadline,
+    pub(super) restored: bool,
 }
 
 pub(super) fn next(
@@ -44,6 +45,9 @@ pub(super) fn next(
         }
         _ => {}
     }
+    if started && !began.restored {
+        return Step::Record(restored(order, journal, now));
+    }
     if let Some(step) = rescue(order, journal, observed, began, now) {
         return step;
     }
@@ -71,6 +75,15 @@ pub(super) fn next(
         },
         now,
     )
+}
+
+/// The same roll-back, whose API server has just been started. How long the kubelet took for that says nothing of the server.
+fn restored(order: &Order, journal: &Journal, now: &Moment) -> State {
+    let mut state = journal.state.clone();
+    if let State::RollingBack { restored, deadline, .. } = &mut state {
+        (*restored, *deadline) = (true, now.plus(timeout(order)));
+    }
+    state
 }
 
 /// The step towards a stand-in that answers meanwhile, `None` when there is nothing to do for it. The one that was rehearsed

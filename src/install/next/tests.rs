@@ -106,6 +106,7 @@ fn rolling_back(tried: &[&str]) -> State {
         tried: tried.iter().map(|t| (*t).to_owned()).collect(),
         deadline: due(300),
         stuck: due(20),
+        restored: false,
     }
 }
 
@@ -252,6 +253,17 @@ mod swap {
         // It may be down for good, and the forwarder has its port.
         let answered = Observed { relief: Relief::Holding, ..relieved };
         check(&journal(swapping(), Some(candidate())), &answered, 1, &Step::Swap);
+    }
+
+    #[test]
+    fn a_node_that_was_just_booted_is_left_alone_for_a_while() {
+        let rebooted = |second: u64| Moment { boot: "c".to_owned(), milliseconds: second * 1000 };
+        let step = next(&order(), &journal(swapping(), None), &calm(), &rebooted(5));
+        let Step::Record(state) = step else { panic!("{step:?}") };
+        let booted = journal(state, None);
+        let waits = Step::Wait("the node, which was just booted".to_owned());
+        assert_eq!(next(&order(), &booted, &calm(), &rebooted(34)), waits);
+        assert_eq!(next(&order(), &booted, &calm(), &rebooted(35)), Step::Swap);
     }
 
     #[test]

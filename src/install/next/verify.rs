@@ -32,6 +32,7 @@ pub(super) fn next(
             tried: started.iter().map(|pod| (*pod).to_owned()).collect(),
             deadline: now.plus(timeout(order)),
             stuck: now.plus(if booted { Duration::ZERO } else { STUCK }),
+            restored: false,
         })
     };
     if !observed.rivals.is_empty() {

@@ -102,6 +102,20 @@ fn a_stand_in_that_is_the_last_server_is_never_taken_away() {
     check_ends(&next(&order(), &journal, &dead, &at(9999)), "Failed", "restart the kubelet");
 }
 
+/// As on a node with a load of 37, whose kubelet took a minute of the 90 s to start the restored manifest.
+#[test]
+fn the_restored_server_has_its_time_from_its_start_on() {
+    let starting = restored(&["old/0.log@1", "new/0.log@2", "old/0.log@9"], not_ready());
+    let step = next(&order(), &journal(rolling_back(&["new"]), None), &starting, &at(299));
+    let Step::Record(state) = step else { panic!("{step:?}") };
+    let dead = Observed { stand_in: Some(seen(1, not_ready())), ..starting };
+    let rescue = StandIn { role: Role::LastKnownGood, port: 16443 };
+    let started = journal(state, Some(rescue));
+    let wait = Step::Wait("the restored API server is not ready: /readyz: 500".to_owned());
+    check(&started, &dead, 598, &wait);
+    check_ends(&next(&order(), &started, &dead, &at(599)), "Failed", "restart the kubelet");
+}
+
 #[test]
 fn a_kubelet_that_took_nothing_has_nothing_to_take_back() {
     let journal = journal(rolling_back(&[]), None);
