@@ -247,7 +247,8 @@ mod swap {
         let waits = Step::Wait("the API server to be ready: /readyz: 500".to_owned());
         check(&journal(swapping(), None), &starting, 29, &waits);
         check(&journal(swapping(), None), &starting, 30, &Step::Swap);
-        let relieved = Observed { stand_in: Some(seen(1, Health::Ready)), relief: Relief::Waiting, ..starting };
+        let relieved =
+            Observed { stand_in: Some(seen(1, Health::Ready)), relief: Relief::Waiting, ..starting };
         check(&journal(swapping(), Some(candidate())), &relieved, 29, &waits);
         check(&journal(swapping(), Some(candidate())), &relieved, 30, &Step::Swap);
         // It may be down for good, and the forwarder has its port.

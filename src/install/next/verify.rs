@@ -91,7 +91,8 @@ fn has_crashed(server: &Server, began: &Began<'_>, relieved: bool) -> bool {
 /// How many starts of a container of this Pod have ended besides the known ones: those after which it was started again, and the
 /// newest when nothing of it runs. The kubelet waits for longer and longer before it starts it again.
 fn ends(pod: &str, server: &Server, known: &BTreeSet<String>) -> usize {
-    let is_new = |log: &&String| log.split_once('/').is_some_and(|(of, _)| of == pod) && !known.contains(*log);
+    let is_new =
+        |log: &&String| log.split_once('/').is_some_and(|(of, _)| of == pod) && !known.contains(*log);
     let newest = usize::from(server.ended.as_ref().filter(is_new).is_some());
     (starts(pod, &server.containers, known) + newest).saturating_sub(1)
 }
