@@ -417,8 +417,8 @@ fn swapping(
 }
 
 /// What the live API server answers while it is not ready and nothing answers in its place. A kubelet that was just started
-/// replaces no static Pod before an API server has answered it, so nothing is gained by swapping sooner, and its API server is.
-/// What is waited for no longer than a deadline: it may be broken already.
+/// replaces no static Pod before an API server has answered it: to swap sooner gains nothing, and takes that one away. It is
+/// waited for until a deadline only, because it may be broken already.
 fn starting(observed: &Observed) -> Option<&str> {
     match observed.server.as_ref().map(|server| &server.health) {
         Some(Health::NotReady(answer)) if observed.relief != Relief::Holding => Some(answer),
