@@ -357,6 +357,7 @@ fn events(query: &Query, shape: &Shape, logs: &mut Logs, streams: &mut Streams<'
     let mut told = Told { requests: kept.len(), let_go, behind: BTreeSet::new() };
     let records = kept.into_iter().map(|kept| {
         let record = reader.read(kept)?;
+        let record = output::on_one_line(&record);
         let text = String::from_utf8_lossy(&record);
         if let Ok(event) = Event::from_json(text.as_bytes()) {
             let impersonated = event.impersonated_user.is_some();

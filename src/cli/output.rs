@@ -1,5 +1,7 @@
 //! How answers about the audit trail are printed: tables for people, JSON and YAML for programs.
 
+use std::borrow::Cow;
+
 use serde::Serialize;
 
 use super::Streams;
@@ -62,6 +64,15 @@ impl Output {
     pub(super) fn is_table(self) -> bool {
         matches!(self, Self::Table | Self::Wide)
     }
+}
+
+/// A record on one line: where it was indented, a line may end anywhere between its parts, and never in a text.
+pub(super) fn on_one_line(record: &[u8]) -> Cow<'_, [u8]> {
+    let is_end = |byte: &u8| matches!(byte, b'\n' | b'\r');
+    if !record.iter().any(is_end) {
+        return Cow::Borrowed(record);
+    }
+    record.split(is_end).map(<[u8]>::trim_ascii).collect::<Vec<_>>().concat().into()
 }
 
 /// A list that is printed once, as it is made.

@@ -207,7 +207,7 @@ impl Shown {
                 self.output.value(&event, streams)?;
             }
             Output::Json | Output::Jsonl => {
-                streams.out.write_all(record)?;
+                streams.out.write_all(&output::on_one_line(record))?;
                 writeln!(streams.out)?;
             }
         }
@@ -275,6 +275,15 @@ mod tests {
         ];
         let said = run_with(&log.concat(), &["-f", "--log", "-", "-o", "jsonl"]);
         assert_eq!(said, log[1..].concat());
+    }
+
+    #[test]
+    fn the_latest_of_an_indented_log_are_lines() {
+        let log = [line("a", 1, "ResponseComplete"), line("b", 2, "ResponseComplete")].concat();
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(&file, log.replace(r#","stage""#, ",\r\n  \"stage\"")).unwrap();
+        let said = run_with("", &["--log", file.path().to_str().unwrap(), "-o", "jsonl"]);
+        assert_eq!(said, log);
     }
 
     #[test]

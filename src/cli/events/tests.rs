@@ -126,4 +126,8 @@ fn events_are_printed_as_they_were_logged_however_many_are_kept() {
     }
     let said = run(&lines.concat(), &["grep", "-o", "json", "--user", "nobody"]);
     assert_eq!((said.code, said.out.as_str()), (FAILED, "[]\n"));
+    // One that `jq` has indented is a line again.
+    let indented = lines[0].replace(r#","stage""#, ",\n  \"stage\"").replace('}', "\n}");
+    let said = run(&indented, &["grep", "-o", "jsonl"]);
+    assert_eq!((said.code, said.out), (OK, lines[0].clone()), "{}", said.err);
 }
