@@ -107,6 +107,8 @@ fn names() -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
 
     fn chosen() -> Chosen {
@@ -130,6 +132,11 @@ mod tests {
         assert!(names(Chosen { nodes: Some(3), ..chosen() }).iter().all(|name| name.ends_with("-3")));
         let ci = names(Chosen { ci: true, ..chosen() });
         assert!(!ci.is_empty() && ci.len() < all.len() / 3, "CI runs a selection");
+        let page = include_str!("../../../docs/reliability.md");
+        let (_, told) = page.split_once("`make e2e`, and so CI, does").expect("the page says which");
+        let (told, _) = told.split_once("\n\n").expect("it has more to say");
+        let told: BTreeSet<&str> = told.split('`').skip(1).step_by(2).collect();
+        assert_eq!(told, ci.iter().map(String::as_str).collect(), "docs/reliability.md");
         assert!(all.iter().any(|name| name.contains("clock")));
         assert!(!names(Chosen { leave_clock: true, ..chosen() }).iter().any(|name| name.contains("clock")));
     }
