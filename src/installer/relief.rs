@@ -198,7 +198,9 @@ impl Work {
             _ = join_all(listeners.iter().map(|listener| self.forwarder.accept(listener))) => {}
             () = asked(release) => {}
         }
-        drop(listeners);
+        for listener in listeners {
+            self.forwarder.close(listener);
+        }
         self.released();
     }
 
@@ -233,6 +235,11 @@ impl Work {
             held
         });
     }
+}
+
+fn non_blocking(accepted: std::net::TcpStream) -> io::Result<TcpStream> {
+    accepted.set_nonblocking(true)?;
+    TcpStream::from_std(accepted)
 }
 
 async fn asked(release: &impl Fn() -> bool) {
@@ -313,6 +320,26 @@ impl Forwarder {
                     self.fail(&error);
                     tokio::time::sleep(TRY).await;
                 }
+            }
+        }
+    }
+
+    /// Closes a listener, but carries those that wait to be accepted: closing resets them, and a busy machine has some.
+    fn close(self: &Arc<Self>, listener: TcpListener) {
+        // Not tokio's `accept`: it answers from what it was told last, and need not know of all that wait.
+        let listener = match listener.into_std() {
+            Ok(listener) => listener,
+            Err(error) => return self.fail(&error),
+        };
+        while let Ok(permit) = self.free.clone().try_acquire_owned() {
+            let accepted = match listener.accept() {
+                Ok((client, address)) => non_blocking(client).map(|client| (client, address)),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                Err(error) => Err(error),
+            };
+            match accepted {
+                Ok((client, address)) => drop(tokio::spawn(self.clone().carry(client, address.ip(), permit))),
+                Err(error) => return self.fail(&error),
             }
         }
     }

@@ -187,6 +187,33 @@ async fn the_port_is_given_back_and_what_is_carried_goes_on() {
 }
 
 #[tokio::test]
+async fn connections_that_wait_when_the_port_is_given_back_are_carried() {
+    const WAITING: usize = 5;
+    let scene = Scene::new().await;
+    let port = free_port();
+    let (connected, connections) = mpsc::channel();
+    // It is asked in the thread that accepts: what connects meanwhile waits.
+    let release = move || {
+        let waiting: io::Result<Vec<_>> = (0..WAITING).map(|_| std::net::TcpStream::connect(port)).collect();
+        waiting.is_ok_and(|waiting| connected.send(waiting).is_ok())
+    };
+    let relief = Relief::start(scene.options(port), release).unwrap();
+    released(&relief).await;
+    let mut servers = Vec::new();
+    for _ in 0..WAITING {
+        let (mut server, _) = scene.accept().await;
+        server.write_all(b"answer.").await.unwrap();
+        servers.push(server);
+    }
+    for client in connections.recv().unwrap() {
+        let mut answer = [0; 7];
+        soon(non_blocking(client).unwrap().read_exact(&mut answer)).await.unwrap();
+        assert_eq!(&answer, b"answer.");
+    }
+    assert_eq!(relief.status().carried, WAITING as u64);
+}
+
+#[tokio::test]
 async fn a_port_wanted_back_already_is_never_taken() {
     let scene = Scene::new().await;
     scene.release();
