@@ -2,7 +2,7 @@
 //!
 //! `/readyz` is open to anybody. kubectl would hide what is looked at here: it retries, and it takes 50 ms to start.
 
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::time::Duration;
@@ -56,6 +56,20 @@ impl Client {
 }
 
 impl Connection {
+    /// Whether the server has closed it. Who keeps a connection looks before using it again, as HTTP libraries do.
+    pub(crate) fn is_closed(&mut self) -> Result<bool> {
+        let StreamOwned { conn, sock } = &mut self.stream;
+        sock.set_nonblocking(true)?;
+        let read = conn.read_tls(sock);
+        sock.set_nonblocking(false)?;
+        match read {
+            Ok(0) => Ok(true),
+            Ok(_) => Ok(conn.process_new_packets()?.peer_has_closed()),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(false),
+            Err(_) => Ok(true),
+        }
+    }
+
     /// The status of the answer to `GET PATH`; the connection can be used again after that.
     pub(crate) fn get(&mut self, path: &str) -> Result<u16> {
         write!(self.stream, "GET {path} HTTP/1.1\r\nHost: e2e\r\nUser-Agent: e2e\r\n\r\n")?;
@@ -135,7 +149,20 @@ pub(crate) fn socket(address: &str, port: u16) -> Result<SocketAddr> {
 
 #[cfg(test)]
 mod tests {
+    use std::net::TcpListener;
+
     use super::*;
+
+    #[test]
+    fn a_connection_that_the_server_closed_is_seen_before_it_is_used_again() {
+        let server = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let to = server.local_addr().expect("bound");
+        let mut connection = Client::new().expect("a client").connect(to).expect("it listens");
+        let (accepted, _) = server.accept().expect("a connection");
+        assert!(!connection.is_closed().expect("looked at"));
+        drop(accepted);
+        assert!(connection.is_closed().expect("looked at"));
+    }
 
     #[test]
     fn an_answer_is_complete_with_its_last_byte() {

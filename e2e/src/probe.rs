@@ -4,6 +4,7 @@
 //! They run as a process of their own (`e2e probe`), in the network beside the nodes, until their standard input is
 //! closed, and then give every request as a line.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::io::{Read, Write as _, stdin, stdout};
 use std::net::SocketAddr;
@@ -13,7 +14,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 
 use crate::client::{Client, Connection};
 
@@ -31,14 +32,26 @@ pub(crate) struct Seen {
     pub(crate) kept: usize,
     /// Those that got no 200.
     pub(crate) kept_failed: usize,
-    /// Each kind of failure, and how often it was seen.
-    pub(crate) failures: std::collections::BTreeMap<String, usize>,
+    /// How often the server closed it between two requests.
+    pub(crate) kept_closed: usize,
+    /// Each kind of failure, the connection closed between two requests among them, and when: seconds since 1970.
+    pub(crate) failures: BTreeMap<String, Vec<f64>>,
 }
 
 impl Seen {
     /// The time in which fresh connections failed: each stands for the time until the next.
     pub(crate) fn down(&self) -> f64 {
         self.fresh_failed.len() as f64 * EVERY.as_secs_f64()
+    }
+
+    /// What a client loses on the connection that stays if it does not look whether that was closed since its last request.
+    pub(crate) fn kept_lost(&self) -> usize {
+        self.kept_failed + self.kept_closed
+    }
+
+    /// How often each kind of failure was seen.
+    pub(crate) fn kinds(&self) -> Vec<String> {
+        self.failures.iter().map(|(kind, times)| format!("{} x {kind}", times.len())).collect()
     }
 }
 
@@ -84,6 +97,10 @@ pub(crate) fn run(to: SocketAddr, path: &str) -> Result<()> {
         scope.spawn(move || {
             let mut connection: Option<Connection> = None;
             while !stop.load(Ordering::Relaxed) {
+                if connection.as_mut().is_some_and(|connection| connection.is_closed().unwrap_or(true)) {
+                    connection = None;
+                    note("closed", now(), Err(anyhow!("between two requests")));
+                }
                 let at = now();
                 let answer = ask(client, &mut connection, to, path);
                 if answer.is_err() {
@@ -137,20 +154,23 @@ fn read(lines: &str) -> Result<Seen> {
     for line in lines.lines() {
         let mut words = line.splitn(3, ' ');
         let (Some(kind), Some(at), Some(answer)) = (words.next(), words.next(), words.next()) else {
-            anyhow::bail!("the probe says `{line}`");
+            bail!("the probe says `{line}`");
         };
-        let failed = answer != "200";
-        if kind == "fresh" {
-            seen.fresh += 1;
-            if failed {
-                seen.fresh_failed.push(at.parse()?);
+        let (at, failed) = (at.parse()?, answer != "200");
+        match kind {
+            "fresh" => {
+                seen.fresh += 1;
+                seen.fresh_failed.extend(failed.then_some(at));
             }
-        } else {
-            seen.kept += 1;
-            seen.kept_failed += usize::from(failed);
+            "kept" => {
+                seen.kept += 1;
+                seen.kept_failed += usize::from(failed);
+            }
+            "closed" => seen.kept_closed += 1,
+            _ => bail!("the probe says `{line}`"),
         }
         if failed {
-            *seen.failures.entry(format!("{kind}: {answer}")).or_default() += 1;
+            seen.failures.entry(format!("{kind}: {answer}")).or_default().push(at);
         }
     }
     Ok(seen)
@@ -167,11 +187,11 @@ mod tests {
 
     #[test]
     fn everything_but_200_is_a_failure() {
-        let seen = read("fresh 1.000 200\nfresh 1.050 500\nkept 1.000 200\nfresh 1.100 refused, it says\n");
-        let seen = seen.expect("well formed");
-        assert_eq!((seen.fresh, seen.kept, seen.kept_failed), (3, 1, 0));
+        let lines = "fresh 1.000 200\nfresh 1.050 500\nkept 1.000 200\nfresh 1.100 refused, it says\nclosed 1.1 idle\n";
+        let seen = read(lines).expect("well formed");
+        assert_eq!((seen.fresh, seen.kept, seen.kept_failed, seen.kept_closed), (3, 1, 0, 1));
         assert_eq!(seen.fresh_failed, [1.05, 1.1]);
         assert!((seen.down() - 0.1).abs() < 1e-9);
-        assert_eq!(seen.failures["fresh: refused, it says"], 1);
+        assert_eq!(seen.failures["fresh: refused, it says"], [1.1]);
     }
 }

@@ -77,6 +77,8 @@ pub(super) struct Journal {
     pub(super) reason: String,
     /// Who refused it.
     by: String,
+    /// How it was rehearsed: `Full` with a stand-in that can serve.
+    pub(super) rehearsed: String,
     /// The states it was in, with their times.
     pub(super) history: Vec<(Timestamp, String)>,
 }
@@ -97,6 +99,7 @@ impl Journal {
             state: text("/state/name"),
             reason: text("/state/reason"),
             by: text("/state/by"),
+            rehearsed: text("/rehearsed"),
             history,
         }))
     }

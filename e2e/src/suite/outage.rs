@@ -121,11 +121,11 @@ fn measured(
         seen.down(),
         seen.fresh_failed.len(),
         seen.fresh,
-        seen.kept_failed,
+        seen.kept_lost(),
         seen.kept,
     ))?;
-    for (failure, times) in &seen.failures {
-        say!("{times} x {failure}");
+    for kind in seen.kinds() {
+        say!("{kind}");
     }
     Ok(change)
 }
@@ -209,7 +209,7 @@ impl Costs {
         let own = mean(&self.ours, |c| c.seen.down());
         let without = mean(&self.alone, |c| c.seen.down()) / mv;
         let longer = mean(&self.ours, |c| c.seconds) / mean(&self.by_hand, |c| c.seconds);
-        let kept = self.ours.iter().map(|c| c.seen.kept_failed).max().unwrap_or_default();
+        let kept = self.ours.iter().map(|c| c.seen.kept_lost()).max().unwrap_or_default();
         let others: u32 = self.ours.iter().map(|c| c.others).sum();
         let servers = self.ours.iter().map(|c| c.servers).max().unwrap_or_default();
         let idle = self.nothing.as_ref().map_or(0, |c| c.servers);

@@ -119,7 +119,7 @@ impl Bed {
         self.whole(&before, &expected)?;
         let seen = probe.stop()?;
         let behind = balanced.map(|probe| probe.stop()).transpose()?.map(|seen| seen.down());
-        say!("without an answer {:.2} s: {:?}", seen.down(), seen.failures);
+        say!("without an answer {:.2} s: {:?}", seen.down(), seen.kinds());
         ensure!(
             case.ends.contains(&journal.state.as_str()),
             "it ended as {}, not {}: {}",
