@@ -420,14 +420,23 @@ fn remarks(
     if told.let_go > 0 {
         writeln!(streams.err, "only the latest {} are shown; --limit 0 shows all", told.requests)?;
     }
+    say_incomplete(coverage, missing, streams)?;
+    Ok(if told.requests == 0 { FAILED } else { OK })
+}
+
+/// What the answer may lack: what could not be read, and who has not answered.
+pub(super) fn say_incomplete(
+    coverage: &Coverage,
+    missing: &[String],
+    streams: &mut Streams<'_>,
+) -> std::io::Result<()> {
     if coverage.damaged > 0 {
         writeln!(streams.err, "{} damaged places could not be read, the first of them:", coverage.damaged)?;
         for damage in &coverage.damage {
             writeln!(streams.err, "  {}: {}", damage.place, damage.what)?;
         }
     }
-    missing.iter().try_for_each(|missing| writeln!(streams.err, "{missing}"))?;
-    Ok(if told.requests == 0 { FAILED } else { OK })
+    missing.iter().try_for_each(|missing| writeln!(streams.err, "{missing}"))
 }
 
 #[cfg(test)]

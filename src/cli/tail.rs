@@ -10,7 +10,7 @@ use std::time::Duration;
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 
-use super::events::FilterArgs;
+use super::events::{FilterArgs, say_incomplete};
 use super::logs::{self, Logs};
 use super::output::{self, Clock, Output};
 use super::{OK, Streams};
@@ -61,7 +61,7 @@ pub fn run(args: &Args, streams: &mut Streams<'_>) -> anyhow::Result<u8> {
     }
     let clock = Clock(if args.utc { TimeZone::UTC } else { TimeZone::system() });
     let mut shown = Shown { clock, output: args.output, recent: Recent::default(), widths: Vec::new() };
-    if args.logs.log.iter().any(|path| path.as_os_str() == "-") {
+    if args.follow && args.logs.log.iter().any(|path| path.as_os_str() == "-") {
         return standard_input(&query, shown, streams);
     }
     let follows = if args.follow { follow::open(&args.logs.log)? } else { Vec::new() };
@@ -74,7 +74,7 @@ pub fn run(args: &Args, streams: &mut Streams<'_>) -> anyhow::Result<u8> {
             shown.show(&request, &record, streams)?;
         }
     }
-    logs.missing().iter().try_for_each(|missing| writeln!(streams.err, "{missing}"))?;
+    say_incomplete(&coverage, &logs.missing(), streams)?;
     streams.out.flush()?;
     if !args.follow {
         return Ok(OK);
@@ -111,7 +111,8 @@ fn files(
     }
 }
 
-/// Standard input to its end, line by line as they come.
+/// Standard input to its end, line by line as they come. A line that is no event is let go: an API server that logs events to
+/// its standard output says other things there too.
 fn standard_input(query: &Query, mut shown: Shown, streams: &mut Streams<'_>) -> anyhow::Result<u8> {
     let (sieve, mut coverage, mut line) = (query.sieve(), Coverage::default(), Vec::new());
     while streams.input.read_until(b'\n', &mut line)? > 0 {
@@ -245,11 +246,17 @@ mod tests {
     }
 
     fn run_with(input: &str, words: &[&str]) -> String {
+        let (said, remarks) = run_and_hear(input, words);
+        assert_eq!(remarks, "");
+        said
+    }
+
+    fn run_and_hear(input: &str, words: &[&str]) -> (String, String) {
         let args = Cli::try_parse_from(std::iter::once(&"tail").chain(words)).unwrap().tail;
         let (mut input, mut out, mut err) = (input.as_bytes(), Vec::new(), Vec::new());
         let mut streams = Streams { input: &mut input, out: &mut out, err: &mut err, color: false };
         assert_eq!(run(&args, &mut streams).unwrap(), OK);
-        String::from_utf8(out).unwrap()
+        (String::from_utf8(out).unwrap(), String::from_utf8(err).unwrap())
     }
 
     #[test]
@@ -275,6 +282,20 @@ mod tests {
         ];
         let said = run_with(&log.concat(), &["-f", "--log", "-", "-o", "jsonl"]);
         assert_eq!(said, log[1..].concat());
+    }
+
+    #[test]
+    fn the_latest_of_standard_input_and_what_could_not_be_read() {
+        let log = [
+            line("b", 2, "ResponseComplete"),
+            "what is this\n".to_owned(),
+            line("c", 3, "ResponseComplete"),
+            line("a", 1, "ResponseComplete"),
+        ];
+        let (said, remarks) = run_and_hear(&log.concat(), &["--limit", "2", "--log", "-", "-o", "jsonl"]);
+        assert_eq!(said, [&log[0][..], &log[2]].concat());
+        assert!(remarks.starts_with("1 damaged places could not be read"), "{remarks}");
+        assert!(remarks.contains("-:2: "), "{remarks}");
     }
 
     #[test]
