@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use crate::install::addresses::Addresses;
 use crate::install::order::{self, STATE_FOLDER};
 use crate::install::stand_in::{self, Role, Seen, StandIn};
-use crate::install::{Health, Journal, Order};
+use crate::install::{Health, Journal, Order, proof};
 use crate::manifest;
 
 use super::server::PodLogs;
@@ -83,8 +83,7 @@ impl Host {
     pub(super) fn audit_logs(&self, order: &Order) -> Result<Vec<PathBuf>, Error> {
         let before = self.last_known_good()?.unwrap_or_default();
         let manifests = [order.target.as_str(), &String::from_utf8_lossy(&before)].map(manifest::read);
-        let paths = manifests.iter().flatten().filter_map(|manifest| manifest.flag("audit-log-path"));
-        Ok(paths.filter(|path| path.starts_with('/')).map(|path| self.at(path)).collect())
+        Ok(manifests.iter().flatten().filter_map(proof::log_file).map(|path| self.at(&path)).collect())
     }
 
     /// Audit logs of stand-ins, whole or partly brought to the real log beside them, each with that; also those an earlier
@@ -118,12 +117,13 @@ impl Host {
 
     /// Brings the audit events of stand-ins to the real log, with their true source addresses.
     pub fn merge_stand_in_logs(&self, order: &Order) -> Result<(), Error> {
-        for RawLog { raw, into, table } in self.stand_in_logs(order)? {
-            let addresses = Addresses::parse(&file::read(self.disk(), &table)?.unwrap_or_default());
-            stand_in_log::merge(self.disk(), &raw, &addresses, &into)?;
-            file::remove(self.disk(), &table)?;
+        let logs = self.stand_in_logs(order)?;
+        for RawLog { raw, into, table } in &logs {
+            let addresses = Addresses::parse(&file::read(self.disk(), table)?.unwrap_or_default());
+            stand_in_log::merge(self.disk(), raw, &addresses, into)?;
         }
-        Ok(())
+        // Not before: all stand-ins of an order have the same one.
+        logs.iter().try_for_each(|log| file::remove(self.disk(), &log.table))
     }
 
     /// Whether the kubelet still has a Pod of one of the order's stand-ins. An earlier one may take longer to end than the one
@@ -170,8 +170,43 @@ impl Host {
 mod tests {
     use std::net::TcpListener;
 
+    use std::fs;
+
     use super::*;
     use crate::install::next::tests::order;
+
+    /// A manifest that logs to /log/audit.log, which is `/var/log/x` on the node.
+    const LOGS: &str = "apiVersion: v1\nkind: Pod\nmetadata: {name: kube-apiserver, namespace: kube-system}\nspec:\n  containers:\n  \
+                        - name: kube-apiserver\n    command: [kube-apiserver, --audit-log-path=/log/audit.log]\n    volumeMounts: \
+                        [{name: log, mountPath: /log}]\n  volumes: [{name: log, hostPath: {path: /var/log/x}}]\n";
+
+    #[test]
+    fn all_stand_ins_of_an_order_have_one_table_and_it_goes_when_the_last_is_merged() {
+        let root = tempfile::tempdir().unwrap();
+        let host = Host::new(root.path(), order().manifest, None);
+        let order =
+            Order { id: "20260102T030405.678901Z-0123abcd".to_owned(), target: LOGS.to_owned(), ..order() };
+        let (folder, table) = (root.path().join("var/log/x"), host.addresses_path(&order));
+        fs::create_dir_all(&folder).unwrap();
+        fs::create_dir_all(table.parent().unwrap()).unwrap();
+        let client = "198.51.100.7".parse().unwrap();
+        let addresses = Addresses::default();
+        let entry = addresses.next(client).unwrap();
+        fs::write(&table, format!("{entry}\n")).unwrap();
+        for (role, port) in [(Role::Candidate, 16443), (Role::LastKnownGood, 16444)] {
+            let event = format!("{{\"auditID\":\"{port}\",\"sourceIPs\":[\"{}\"]}}\n", entry.stand_in);
+            fs::write(folder.join(StandIn { role, port }.log_name(&order.id)), event).unwrap();
+        }
+        assert!(host.has_stand_in_logs(&order).unwrap());
+        host.merge_stand_in_logs(&order).unwrap();
+        let merged: String = file::list(&crate::host::disk::RealDisk, &folder)
+            .unwrap()
+            .iter()
+            .map(|name| fs::read_to_string(folder.join(name)).unwrap())
+            .collect();
+        assert_eq!(merged.matches("198.51.100.7").count(), 2, "{merged}");
+        assert!(!table.exists() && !host.has_stand_in_logs(&order).unwrap());
+    }
 
     #[tokio::test]
     async fn a_server_without_etcd_is_not_asked_what_it_never_answers() {

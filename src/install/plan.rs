@@ -3,11 +3,11 @@
 use jiff::Timestamp;
 
 use crate::audit::{Finding, ServerVersion, Severity, ValidPolicy};
-use crate::manifest::{self, Existing, Manifest, PathType, Refusals};
+use crate::manifest::{self, Existing, Manifest, Refusals};
 use crate::revision::Rendered;
 
 use super::order::{self, Order, OrderedFile, Rehearsal};
-use super::stand_in;
+use super::{proof, stand_in};
 
 /// What is wanted of a node.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -106,6 +106,8 @@ pub fn plan(facts: &NodeFacts, wanted: &Wanted, existing: Existing) -> Result<Pl
             (target, missing_files(facts, rendered), warnings)
         }
     };
+    let log_folders =
+        manifest::read(&target).map_or_else(|_| Vec::new(), |target| log_folders(&target, &read));
     Ok(Planned {
         text: text.to_owned(),
         target,
@@ -116,7 +118,7 @@ pub fn plan(facts: &NodeFacts, wanted: &Wanted, existing: Existing) -> Result<Pl
             Wanted::Audit(rendered) => Some(rendered.revision().to_owned()),
             Wanted::Nothing => None,
         },
-        log_folders: log_folders(wanted, &read),
+        log_folders,
         manifest_path: facts.manifest_path.clone(),
         manifest: read,
     })
@@ -141,21 +143,15 @@ fn check_policy(rendered: &Rendered, read: &Manifest) -> Result<Vec<Finding>, Er
     }
 }
 
-/// Folders of the log that is wanted and of the one that is there: a stand-in with either manifest writes beside it.
-fn log_folders(wanted: &Wanted, there: &Manifest) -> Vec<String> {
-    let mut folders = match wanted {
-        Wanted::Audit(rendered) => {
-            let mounts = rendered.settings.mounts.iter();
-            mounts
-                .filter(|m| m.path_type == PathType::DirectoryOrCreate)
-                .map(|m| m.host_path.clone())
-                .collect()
+/// The node's folders of the log that is to be and of the one that is there: a stand-in with either manifest writes beside it.
+fn log_folders(target: &Manifest, there: &Manifest) -> Vec<String> {
+    let mut folders = Vec::new();
+    for file in [target, there].into_iter().filter_map(proof::log_file) {
+        let folder = file.rsplit_once('/').map_or("", |(folder, _)| folder);
+        if !folder.is_empty() && !folders.iter().any(|known| known == folder) {
+            folders.push(folder.to_owned());
         }
-        Wanted::Nothing => Vec::new(),
-    };
-    let old = there.flag("audit-log-path").filter(|path| path.starts_with('/'));
-    let old = old.and_then(|path| path.rsplit_once('/')).map(|(folder, _)| folder.to_owned());
-    folders.extend(old.filter(|old| !old.is_empty() && !folders.contains(old)));
+    }
     folders
 }
 
@@ -221,5 +217,33 @@ impl Planned {
                 .highly_available
                 .then(|| stand_in::shutdown_delay_seconds(self.manifest.termination_grace_seconds)),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A manifest that logs in `mount_path`, which is `host_path` on the node.
+    fn logging(mount_path: &str, host_path: &str) -> Manifest {
+        let text = format!(
+            "apiVersion: v1\nkind: Pod\nmetadata: {{name: kube-apiserver, namespace: kube-system}}\nspec:\n  containers:\n  \
+             - name: kube-apiserver\n    command: [kube-apiserver, --audit-log-path={mount_path}/a.log]\n    volumeMounts: \
+             [{{name: log, mountPath: {mount_path}}}]\n  volumes: [{{name: log, hostPath: {{path: {host_path}}}}}]\n"
+        );
+        manifest::read(&text).unwrap()
+    }
+
+    #[test]
+    fn the_log_that_comes_back_and_the_one_that_goes_are_both_seen_where_they_are_on_the_node() {
+        let (ours, theirs) = (logging("/var/log/ours", "/var/log/ours"), logging("/log", "/var/log/theirs"));
+        assert_eq!(log_folders(&theirs, &ours), ["/var/log/theirs", "/var/log/ours"]);
+        assert_eq!(log_folders(&ours, &ours), ["/var/log/ours"]);
+        let none = manifest::read(
+            "apiVersion: v1\nkind: Pod\nmetadata: {name: kube-apiserver, namespace: kube-system}\nspec: {containers: \
+             [{name: kube-apiserver, command: [kube-apiserver]}]}\n",
+        )
+        .unwrap();
+        assert_eq!(log_folders(&none, &ours), ["/var/log/ours"]);
     }
 }

@@ -72,6 +72,11 @@ fn batch_wait(manifest: &Manifest) -> Duration {
         .unwrap_or_default()
 }
 
+/// The log file on the node, if the log is one that can be seen from there.
+pub fn log_file(manifest: &Manifest) -> Option<String> {
+    on_node(manifest, manifest.flag("audit-log-path").filter(|path| path.starts_with('/'))?)
+}
+
 /// The path on the node of a path in the container, through the mount that serves it.
 fn on_node(manifest: &Manifest, path: &str) -> Option<String> {
     let mounts = manifest.mounts.iter().filter_map(|mount| {
