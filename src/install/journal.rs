@@ -107,7 +107,7 @@ pub enum State {
     Rehearsing {
         /// When it has to be ready by, and its event to have landed.
         deadline: Deadline,
-        /// When its process was first seen.
+        /// When it was first seen to listen; of one without etcd only.
         started: Option<Moment>,
     },
     /// The manifest may be swapped at any moment, or is already. `before` are the API server's containers until then,
@@ -251,6 +251,18 @@ impl State {
             Self::Refused { .. } => "Refused",
             Self::RolledBack { .. } => "RolledBack",
             Self::Failed { .. } => "Failed",
+        }
+    }
+
+    /// Whether the live manifest may be another than before, or may just have been.
+    pub fn may_be_live(&self) -> bool {
+        match self {
+            Self::Swapping { .. }
+            | Self::Verifying { .. }
+            | Self::RollingBack { .. }
+            | Self::Ending { .. } => true,
+            Self::Ordered | Self::Rehearsing { .. } => false,
+            Self::Settled | Self::Refused { .. } | Self::RolledBack { .. } | Self::Failed { .. } => false,
         }
     }
 

@@ -82,7 +82,7 @@ pub async fn carry_out(
     let mut journal = host.journal_of(order, machine.time_of_day())?;
     host.take_over(order)?;
     // The first sign of life: the agent waits for it.
-    host.record(order, &journal)?;
+    kept(&journal.state, host.record(order, &journal))?;
     let mut service = Service::new(host, order, forward);
     let mut silence = Silence::default();
     loop {
@@ -100,15 +100,18 @@ pub async fn carry_out(
         match step {
             Step::Record(state) => {
                 info!(order = order.id, state = state.name(), reason = state.reason(), "install");
-                let next = journal.record(state, machine.time_of_day());
-                host.record(order, &next)?;
-                journal = next;
+                let next = journal.clone().record(state, machine.time_of_day());
+                if kept(&journal.state, host.record(order, &next))? {
+                    journal = next;
+                } else {
+                    machine.pause(PAUSE).await;
+                }
             }
             Step::Wait(reason) => {
                 if reason != journal.waiting_for {
                     info!(order = order.id, state = journal.state.name(), reason, "waiting");
                     journal.waiting_for = reason;
-                    host.record(order, &journal)?;
+                    kept(&journal.state, host.record(order, &journal))?;
                 }
                 machine.pause(pause(&journal.state)).await;
             }
@@ -123,6 +126,21 @@ pub async fn carry_out(
             }
             _ => {}
         }
+    }
+}
+
+/// Whether the journal is written. On a full disk it is not: once the live manifest may have been touched, whoever forwards
+/// connections meanwhile must not end for that, and what was to be written is decided again until it can be.
+///
+/// # Errors
+/// It is not, and nothing live was touched.
+fn kept(state: &State, written: Result<(), Error>) -> Result<bool, Error> {
+    match written {
+        Err(error) if state.may_be_live() => {
+            warn!(state = state.name(), %error, "the journal cannot be written; trying again");
+            Ok(false)
+        }
+        written => written.map(|()| true),
     }
 }
 

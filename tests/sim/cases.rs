@@ -72,6 +72,15 @@ fn cases() -> Vec<(&'static str, &'static str, Scenario)> {
             with(vec![fault(When::Rehearsing, What::Twin)]),
         ),
         (
+            "a disk that is full when the change is to be taken back ends no forwarder",
+            "RolledBack",
+            Scenario {
+                behaviour: Behaviour::Refused,
+                only_live: true,
+                ..with(vec![fault(When::At(41_560), What::DiskFull(30_000))])
+            },
+        ),
+        (
             "a change that only the live server refuses is taken back",
             "RolledBack",
             Scenario { behaviour: Behaviour::Refused, only_live: true, ..good() },

@@ -425,7 +425,14 @@ impl Forwarder for Carries {
 
 impl Drop for Carries {
     fn drop(&mut self) {
-        self.node.world().forwarders.retain(|f| f.number != self.number);
+        let mut world = self.node.world();
+        let at_work = world.forwarders.iter().any(|f| f.number == self.number && !f.released);
+        // By its own program, which goes on, and not because that is ended.
+        if at_work && world.process.is_some() && world.stop.is_none() {
+            world.violation("a forwarder was dropped that had not given the port back".to_owned());
+        }
+        world.forwarders.retain(|f| f.number != self.number);
+        drop(world);
         let mut releases = self.node.releases.lock().unwrap_or_else(PoisonError::into_inner);
         releases.retain(|(number, _)| *number != self.number);
     }
