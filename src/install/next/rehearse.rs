@@ -49,6 +49,9 @@ fn start_only(
     let lives = started.and_then(|started| now.since(started)).unwrap_or(0);
     if seen.starts == 0 {
         wait_or_refuse(Refuser::Checks, "the kubelet has not started it", deadline, now)
+    } else if !seen.listening {
+        // It reads policy and flags after that; a busy machine needs its time until then, and one that has ended never listens.
+        wait_or_refuse(Refuser::Rehearsal, "it does not listen yet", deadline, now)
     } else if started.is_none() {
         Step::Record(State::Rehearsing { deadline: deadline.clone(), started: Some(now.clone()) })
     } else if lives < stand_in::START_ONLY_SECONDS * 1000 {

@@ -89,9 +89,19 @@ fn without_etcd_living_on_is_enough_and_so_is_missing_etcd() {
     let check_start = |state: State, seen: Seen, second: u64, step: &Step| {
         check(&journal(state, Some(stand_in.clone())), &with(seen), second, step);
     };
-    check_start(started(None), seen(1, not_ready()), 1, &Step::Record(started(Some(at(1)))));
+    let silent = Seen { listening: false, ..seen(1, not_ready()) };
+    check_start(
+        started(None),
+        silent.clone(),
+        6,
+        &Step::Wait("the stand-in: it does not listen yet".to_owned()),
+    );
+    let refused = journal(started(None), Some(stand_in.clone()));
+    check_ends(&next(&order(), &refused, &with(silent), &at(120)), "Refused", "it does not listen yet");
+    let listens = Seen { listening: true, ..seen(1, not_ready()) };
+    check_start(started(None), listens.clone(), 1, &Step::Record(started(Some(at(1)))));
     let wait = Step::Wait("whether it ends".to_owned());
-    check_start(started(Some(at(1))), seen(1, not_ready()), 5, &wait);
+    check_start(started(Some(at(1))), listens.clone(), 5, &wait);
     let swap = |second: u64| {
         Step::Record(State::Swapping {
             before: logs(&["old/0.log@1"]),
@@ -99,7 +109,7 @@ fn without_etcd_living_on_is_enough_and_so_is_missing_etcd() {
             deadline: due(second + 30),
         })
     };
-    check_start(started(Some(at(1))), seen(1, not_ready()), 6, &swap(6));
+    check_start(started(Some(at(1))), listens, 6, &swap(6));
     let no_etcd = Seen { last_words: "etcd grpc connection not ready".to_owned(), ..seen(2, not_ready()) };
     check_start(started(Some(at(1))), no_etcd, 3, &swap(3));
     let ended = Seen { last_words: "unknown flag".to_owned(), ..seen(2, not_ready()) };
