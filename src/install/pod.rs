@@ -116,6 +116,12 @@ fn folders(order: &Order) -> BTreeMap<String, Folder> {
     for folder in &order.log_folders {
         add(log_mount(folder), "DirectoryOrCreate", false);
     }
+    // A proof's request is chosen by the policy, which may be at a path of its own and not part of this change.
+    let target = crate::manifest::read(&order.target).ok();
+    let policy = target.as_ref().and_then(|target| target.flag("audit-policy-file"));
+    if let Some(policy) = policy.filter(|path| path.starts_with('/')) {
+        add(parent(policy), "Directory", true);
+    }
     add("/var/log/pods", "Directory", true);
     // How much memory the live API server uses.
     add("/sys/fs/cgroup", "Directory", true);
@@ -167,6 +173,15 @@ mod tests {
                 "/var/log/pods"
             ]
         );
+    }
+
+    #[test]
+    fn it_sees_a_policy_at_a_path_of_its_own() {
+        let target = "apiVersion: v1\nkind: Pod\nmetadata: {name: kube-apiserver, namespace: kube-system}\nspec: {containers: \
+                      [{name: kube-apiserver, command: [kube-apiserver, --audit-policy-file=/etc/audit/policy.yaml]}]}\n";
+        let order = Order { target: target.to_owned(), ..order() };
+        let folder = folders(&order).remove("/etc/audit").expect("mounted");
+        assert!(folder.read_only);
     }
 
     #[test]
