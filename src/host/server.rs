@@ -218,6 +218,9 @@ pub(super) async fn ask(probe: &Probe, address: Option<&str>) -> Result<(), Stri
     answer.unwrap_or_else(|_| Err(format!("no answer within {} s", PROBE_TIMEOUT.as_secs())))
 }
 
+/// What an API server answers to who it does not know.
+const UNAUTHORIZED: u16 = 401;
+
 async fn request(probe: &Probe, address: Option<&str>) -> Result<(), String> {
     let host = probe.host.as_deref().filter(|host| !host.is_empty()).or(address).unwrap_or("127.0.0.1");
     let host = if host.contains(':') { format!("[{host}]") } else { host.to_owned() };
@@ -226,6 +229,8 @@ async fn request(probe: &Probe, address: Option<&str>) -> Result<(), String> {
     let request = http::Request::get(&probe.path).body(Vec::new()).map_err(|e| e.to_string())?;
     match client.request_text(request).await {
         Ok(_) => Ok(()),
+        // With --anonymous-auth=false nobody gets another answer without credentials, and this one as soon as it serves.
+        Err(kube::Error::Api(status)) if status.code == UNAUTHORIZED => Ok(()),
         Err(kube::Error::Api(status)) => Err(format!("{} {}", status.code, failing(&status.message))),
         Err(error) => Err(unverified::cause(&error)),
     }
@@ -242,11 +247,34 @@ mod tests {
     use std::fs;
     use std::path::Path;
 
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
     use super::*;
 
     #[track_caller]
     fn check(log: &str, words: &str) {
         assert_eq!(last_words(log), words);
+    }
+
+    /// What is said of an API server that answers so.
+    async fn asked(answer: &str) -> Result<(), String> {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let probe = Probe { scheme: "HTTP".to_owned(), host: None, port, path: "/livez".to_owned() };
+        let serve = async {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            assert!(stream.read(&mut [0; 1024]).await.unwrap() > 0);
+            stream.write_all(answer.as_bytes()).await.unwrap();
+        };
+        tokio::join!(ask(&probe, None), serve).0
+    }
+
+    #[tokio::test]
+    async fn one_that_knows_nobody_without_credentials_serves() {
+        let unauthorized = "HTTP/1.1 401 Unauthorized\r\nContent-Length: 12\r\n\r\nUnauthorized";
+        assert_eq!(asked(unauthorized).await, Ok(()));
+        let failing = "HTTP/1.1 500 Internal Server Error\r\nContent-Length: 11\r\n\r\n[-]etcd bad\n";
+        assert_eq!(asked(failing).await, Err("500 etcd bad".to_owned()));
     }
 
     #[test]
