@@ -87,6 +87,13 @@ impl Rendered {
     }
 }
 
+/// Whether a file of this name in [`POLICY_FOLDER`] is a policy of ours: one with a revision in its name.
+pub fn is_policy_file(name: &str) -> bool {
+    let revision = name.strip_prefix("policy-").and_then(|rest| rest.strip_suffix(".yaml"));
+    let is_digit = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
+    revision.is_some_and(|revision| revision.len() == DIGITS && revision.bytes().all(is_digit))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

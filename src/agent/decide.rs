@@ -6,7 +6,6 @@ use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
 use crate::api::node::{Install, Permit, Plan, Proof, ProofResult, Rehearsal, Step};
-use crate::api::rollout::StandIn;
 use crate::api::{AuditNode, AuditNodeStatus};
 use crate::condition::{self, Reason, Status, Type};
 use crate::install::chore::{self, Chore};
@@ -105,10 +104,7 @@ fn terms(node: &AuditNode) -> install::plan::Terms {
     install::plan::Terms {
         keep_backups: node.spec.keep_backups,
         health_timeout_seconds: node.spec.health_timeout_seconds,
-        rehearsal: match node.spec.stand_in {
-            StandIn::Auto => install::Rehearsal::Auto,
-            StandIn::Never => install::Rehearsal::StartOnly,
-        },
+        rehearsal: node.spec.stand_in.into(),
         highly_available: node.spec.highly_available,
     }
 }
@@ -195,8 +191,10 @@ fn last_proof(situation: &Situation<'_>) -> Option<Proof> {
     let installers = installers.filter(|proof| proof.stand_in.is_none());
     let reported = situation.node.status.as_ref().and_then(|status| status.proof.clone());
     let seen = [installers, situation.proof.as_ref()].into_iter().flatten().map(proof_status);
+    // One from before the clock was set back would hide every other until then.
+    let past = reported.into_iter().chain(seen).filter(|proof| proof.time.0 <= situation.now);
     // Of two in the same second the later one counts.
-    reported.into_iter().chain(seen).max_by_key(|proof| proof.time.0)
+    past.max_by_key(|proof| proof.time.0)
 }
 
 /// The conditions that say something new, compared with what was reported before.

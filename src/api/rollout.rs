@@ -11,6 +11,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::audit::Finding;
+use crate::install::Rehearsal;
 
 use super::duration;
 
@@ -97,6 +98,15 @@ pub enum StandIn {
     Auto,
     /// Nowhere.
     Never,
+}
+
+impl From<StandIn> for Rehearsal {
+    fn from(stand_in: StandIn) -> Self {
+        match stand_in {
+            StandIn::Auto => Self::Auto,
+            StandIn::Never => Self::StartOnly,
+        }
+    }
 }
 
 /// How often each node proves that its API server still logs.

@@ -14,8 +14,13 @@ use crate::manifest::Existing;
 
 use super::{FAILED, Format, OK, Streams, configuration, diff, print};
 
-/// Backups kept when no AuditConfiguration says how many.
-const KEEP_BACKUPS: u32 = 10;
+/// How a change is made when no AuditConfiguration says.
+const TERMS: Terms = Terms {
+    keep_backups: 10,
+    health_timeout_seconds: HEALTH_TIMEOUT_SECONDS,
+    rehearsal: Rehearsal::Auto,
+    highly_available: false,
+};
 
 /// The verbs of `node`.
 #[derive(clap::Subcommand, Debug)]
@@ -25,9 +30,9 @@ pub enum Verb {
     /// Make the change: backup, rehearsal, swap, wait until the API server is healthy and logs an event, or put the
     /// manifest back.
     Apply {
-        /// How the change is tried first.
-        #[arg(long, value_enum, default_value_t)]
-        rehearsal: Try,
+        /// How the change is tried first [default: auto, or start with `spec.rollout.standIn: Never`].
+        #[arg(long, value_enum)]
+        rehearsal: Option<Try>,
         /// What to apply, and where.
         #[command(flatten)]
         with: WithConfig,
@@ -113,26 +118,17 @@ pub async fn run(verb: &Verb, streams: &mut Streams<'_>) -> anyhow::Result<u8> {
             let host = with.place.host();
             let lock = host.lock()?;
             let (planned, terms) = planned(with, streams)?;
-            let terms = Terms { rehearsal: (*rehearsal).into(), ..terms };
+            let terms = Terms { rehearsal: rehearsal.map_or(terms.rehearsal, Into::into), ..terms };
             carry_out(&host, &lock, &planned, &terms, with.place.output, streams).await
         }
         Verb::Restore { rehearsal, place } => {
             let host = place.host();
             let lock = host.lock()?;
             let planned = install::plan(&host.facts(None)?, &Wanted::Nothing, Existing::Refuse)?;
-            let terms = Terms { rehearsal: (*rehearsal).into(), ..terms(KEEP_BACKUPS) };
+            let terms = Terms { rehearsal: (*rehearsal).into(), ..TERMS };
             carry_out(&host, &lock, &planned, &terms, place.output, streams).await
         }
         Verb::Status(place) => status(&place.host(), place.output, streams),
-    }
-}
-
-fn terms(keep_backups: u32) -> Terms {
-    Terms {
-        keep_backups,
-        health_timeout_seconds: HEALTH_TIMEOUT_SECONDS,
-        rehearsal: Rehearsal::Auto,
-        highly_available: false,
     }
 }
 
@@ -141,7 +137,14 @@ fn planned(args: &WithConfig, streams: &mut Streams<'_>) -> anyhow::Result<(Plan
     let (spec, rendered) = configuration::rendered(&args.config, ServerVersion::LATEST, streams)?;
     let facts = args.place.host().facts(Some(&rendered.policy_path))?;
     let wanted = Wanted::Audit(Box::new(rendered));
-    Ok((install::plan(&facts, &wanted, spec.existing_flags.into())?, terms(spec.backups.keep)))
+    let terms = Terms {
+        keep_backups: spec.backups.keep,
+        // What is rendered has been validated, and with it the duration.
+        health_timeout_seconds: spec.rollout.health_timeout_seconds().unwrap_or(HEALTH_TIMEOUT_SECONDS),
+        rehearsal: spec.rollout.stand_in.into(),
+        ..TERMS
+    };
+    Ok((install::plan(&facts, &wanted, spec.existing_flags.into())?, terms))
 }
 
 #[expect(clippy::disallowed_methods, reason = "the clock is read at the edge")]

@@ -122,7 +122,9 @@ impl Host {
         for name in backups.drain(..surplus) {
             file::remove(self.disk(), &folder.join(name))?;
         }
-        let mut kept = vec![file::read(self.disk(), &self.at(&order.manifest))?, self.last_known_good()?];
+        let original = order.original.as_ref().map(|original| original.clone().into_bytes());
+        let mut kept =
+            vec![file::read(self.disk(), &self.at(&order.manifest))?, self.last_known_good()?, original];
         for name in &backups {
             kept.push(file::read(self.disk(), &folder.join(name))?);
         }
@@ -130,8 +132,7 @@ impl Host {
             kept.into_iter().flatten().map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).collect();
         let policies = self.at(crate::revision::POLICY_FOLDER);
         for name in file::list(self.disk(), &policies)? {
-            let ours = name.starts_with("policy-") && name.ends_with(".yaml");
-            if ours && !kept.iter().any(|text| text.contains(&name)) {
+            if crate::revision::is_policy_file(&name) && !kept.iter().any(|text| text.contains(&name)) {
                 file::remove(self.disk(), &policies.join(name))?;
             }
         }

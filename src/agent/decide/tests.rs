@@ -308,7 +308,7 @@ fn the_newest_proof_of_the_live_server_is_reported() {
     let (node, order) = ordered();
     let proof = |second: i64, stand_in, result| journal::Proof {
         stand_in,
-        time: now() + SignedDuration::from_secs(second),
+        time: now() + SignedDuration::from_secs(second - 10),
         audit_id: "id".to_owned(),
         request: "POST /x".to_owned(),
         level: None,
@@ -340,7 +340,9 @@ fn the_newest_proof_of_the_live_server_is_reported() {
     assert_eq!(report(proof(0, Some(16443), landed), None), is("Unknown", Reason::ProofPending));
     let own = Some(proof(1, None, missing));
     assert_eq!(report(proof(0, None, landed), own.clone()), is("False", Reason::ProofMissing));
-    assert_eq!(report(proof(2, None, landed), own), is("True", Reason::ProofLanded));
+    assert_eq!(report(proof(2, None, landed), own.clone()), is("True", Reason::ProofLanded));
+    // Seen before the clock was set back.
+    assert_eq!(report(proof(3600, None, landed), own), is("False", Reason::ProofMissing));
 }
 
 fn proof_of(result: ProofResult) -> Proof {

@@ -63,7 +63,7 @@ impl Node {
     }
 
     fn apply(&self) -> Done {
-        self.run(&Verb::Apply { rehearsal: Try::Auto, with: self.with_config(Format::Text) })
+        self.run(&Verb::Apply { rehearsal: None, with: self.with_config(Format::Text) })
     }
 
     /// Every file below the root with its content.
@@ -149,14 +149,16 @@ fn restore_keeps_what_others_changed_since() {
 #[test]
 fn a_new_policy_has_a_new_file_and_old_ones_go_with_the_backups_that_need_them() {
     let node = Node::new();
+    fs::create_dir_all(node.at("/etc/kubernetes/audit")).unwrap();
+    fs::write(node.at("/etc/kubernetes/audit/policy-strict.yaml"), "somebody's").unwrap();
     for age in 1..6 {
         node.configure(&format!("{CONFIGURATION}  log: {{maxAge: {age}}}\n  backups: {{keep: 2}}\n"));
         assert_eq!(node.apply().code, Ok(OK));
     }
     let count = |folder: &str| fs::read_dir(node.at(folder)).unwrap().count();
     assert_eq!(count("/var/lib/audit-operator/backups"), 2);
-    // The one that runs, and those of the two manifests that could be put back.
-    assert_eq!(count("/etc/kubernetes/audit"), 3);
+    // The one that runs, those of the two manifests that could be put back, and somebody's own.
+    assert_eq!(count("/etc/kubernetes/audit"), 4);
     assert_eq!(
         node.run(&Verb::Restore { rehearsal: Try::Auto, place: node.place(Format::Text) }).code,
         Ok(OK)
@@ -170,8 +172,7 @@ fn json_says_everything_in_one_value() {
     let value = |done: Done| serde_json::from_str::<serde_json::Value>(&done.out).unwrap();
     let plan = value(node.run(&Verb::Plan(node.with_config(Format::Json))));
     assert_eq!(plan["changed"], true);
-    let applied =
-        value(node.run(&Verb::Apply { rehearsal: Try::Auto, with: node.with_config(Format::Json) }));
+    let applied = value(node.run(&Verb::Apply { rehearsal: None, with: node.with_config(Format::Json) }));
     for key in ["revision", "from", "to", "diff"] {
         assert_eq!(plan[key], applied[key], "{key}");
     }
@@ -266,7 +267,7 @@ fn configurations_that_are_wrong_are_refused_with_every_finding() {
     }
     let missing =
         WithConfig { config: "/nowhere/auditconfig.yaml".to_owned(), place: node.place(Format::Text) };
-    let done = node.run(&Verb::Apply { rehearsal: Try::Auto, with: missing });
+    let done = node.run(&Verb::Apply { rehearsal: None, with: missing });
     assert!(done.code.unwrap_err().contains("/nowhere/auditconfig.yaml"));
 }
 
@@ -311,7 +312,7 @@ fn a_manifest_that_changes_between_plan_and_swap_is_refused_and_planned_anew() {
     };
     let edited = MANIFEST.replace("cpu: 250m", "cpu: 300m");
     fs::write(node.manifest(), &edited).unwrap();
-    let order = done.order(&terms(10), jiff::Timestamp::UNIX_EPOCH);
+    let order = done.order(&TERMS, jiff::Timestamp::UNIX_EPOCH);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let journal = runtime
         .block_on(installer::carry_out(&host, &order, &host.lock().unwrap(), &installer::RealForward))
@@ -320,6 +321,19 @@ fn a_manifest_that_changes_between_plan_and_swap_is_refused_and_planned_anew() {
     assert!(journal.state.reason().contains("changed after the plan"), "{}", journal.state.reason());
     assert_eq!(fs::read_to_string(node.manifest()).unwrap(), edited);
     assert_eq!(node.apply().code, Ok(OK));
+}
+
+#[test]
+fn what_the_configuration_says_of_a_change_is_done_here_too() {
+    let node = Node::new();
+    let terms = || {
+        let (mut out, mut err) = (Vec::new(), Vec::new());
+        let mut streams = Streams { input: &mut &b""[..], out: &mut out, err: &mut err, color: false };
+        planned(&node.with_config(Format::Text), &mut streams).unwrap().1
+    };
+    assert_eq!((terms().health_timeout_seconds, terms().rehearsal), (300, Rehearsal::Auto));
+    node.configure(&format!("{CONFIGURATION}  rollout: {{healthTimeout: 90s, standIn: Never}}\n"));
+    assert_eq!((terms().health_timeout_seconds, terms().rehearsal), (90, Rehearsal::StartOnly));
 }
 
 #[test]
