@@ -115,11 +115,13 @@ fn is_to_be_retried(node: &AuditNode, install: &api::node::Install) -> bool {
     node.annotations().get(api::RETRY_ANNOTATION) == Some(&install.id)
 }
 
-/// The permit for a change, which says whether it is another try of an install that failed.
+/// The permit for a change, which says whether it is another try, asked for by a person, of an install that failed or was
+/// refused.
 pub(super) fn permit(change: Change, old: Option<&AuditNode>) -> Permit {
     let install = old.and_then(|old| Some((old, old.status.as_ref()?.install.as_ref()?)));
     let failed = install.filter(|(old, install)| {
-        matches!(install.state.as_str(), "RolledBack" | "Failed") && is_to_be_retried(old, install)
+        matches!(install.state.as_str(), "RolledBack" | "Failed" | "Refused")
+            && is_to_be_retried(old, install)
     });
     Permit { from: change.from, to: change.to, retry_of: failed.map(|(_, install)| install.id.clone()) }
 }

@@ -123,7 +123,8 @@ impl fmt::Display for WaitingOn {
             Self::Refused { node } => write!(
                 f,
                 "node `{node}` refused the change before anything was touched (`kubectl describe auditnode {node}` says \
-                 why); change the AuditConfiguration or mend the node; it is tried again every minute"
+                 why); change the AuditConfiguration or mend the node; it is tried again by itself, after a minute, or after \
+                 ten if its rehearsal failed"
             ),
             Self::Proof { node } => write!(
                 f,
