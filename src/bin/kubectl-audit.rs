@@ -7,7 +7,7 @@ use clap::CommandFactory as _;
 
 /// Audit policies and audit logs of Kubernetes.
 ///
-/// Exit codes: 0 done; 1 an error, a refusal, bad usage, or nothing found; 2 only from `diff`: there is a difference.
+/// Exit codes: 0 done; 1 an error, a refusal, bad usage, or nothing found (but `tail`); 2 only from `diff`: there is a difference.
 #[derive(clap::Parser)]
 #[command(name = "kubectl-audit", bin_name = "kubectl audit", version)]
 struct Cli {

@@ -84,6 +84,9 @@ pub struct FilterArgs {
     pub until: Option<String>,
 }
 
+/// Requests shown when nobody says how many.
+const SHOWN: usize = 1000;
+
 /// How to print requests.
 #[derive(Clone, Debug, Default, clap::Args)]
 pub struct Shape {
@@ -94,7 +97,7 @@ pub struct Shape {
     #[arg(short, long, value_enum, default_value_t)]
     pub output: Output,
     /// The latest so many requests; 0 for all.
-    #[arg(long, default_value_t = 1000, value_name = "NUMBER")]
+    #[arg(long, default_value_t = SHOWN, value_name = "NUMBER")]
     pub limit: usize,
     /// The latest first.
     #[arg(long)]
@@ -241,7 +244,7 @@ pub(super) fn did(
     if !all.is_empty() {
         query.any.extend(question.did(vec![Filter { verbs: all, ..earnest }], false).any);
     }
-    let shape = Shape { output: args.output, limit: 1000, ..Shape::default() };
+    let shape = Shape { output: args.output, limit: args.limit.unwrap_or(SHOWN), ..Shape::default() };
     print(&query, &shape, false, logs, streams)
 }
 

@@ -36,10 +36,10 @@ pub struct Args {
     #[arg(long, value_name = "NAMESPACE", default_value = "audit-operator")]
     pub operator_namespace: String,
     /// A log or a folder of logs on the nodes, instead of what each API server's manifest says.
-    #[arg(long, value_name = "FILE|DIR")]
+    #[arg(long, value_name = "FILE|DIR", conflicts_with = "log")]
     pub node_log: Option<String>,
     /// Ask as this user.
-    #[arg(long = "as", value_name = "USER")]
+    #[arg(long = "as", value_name = "USER", conflicts_with = "log")]
     pub impersonate: Option<String>,
     /// Ask as a member of this group too; may be given several times.
     #[arg(long = "as-group", value_name = "GROUP", requires = "impersonate")]

@@ -7,6 +7,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use anyhow::ensure;
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 
@@ -40,7 +41,7 @@ pub struct Args {
     /// How to print; a list is a value a line, since it has no end.
     #[arg(short, long, value_enum, default_value_t)]
     pub output: Output,
-    /// How many of the latest to begin with.
+    /// How many of the latest to begin with; of standard input that is followed, none.
     #[arg(long, default_value_t = 10, value_name = "NUMBER")]
     pub limit: usize,
     /// Times in UTC and not in the local time zone.
@@ -62,6 +63,10 @@ pub fn run(args: &Args, streams: &mut Streams<'_>) -> anyhow::Result<u8> {
     let clock = Clock(if args.utc { TimeZone::UTC } else { TimeZone::system() });
     let mut shown = Shown { clock, output: args.output, recent: Recent::default(), widths: Vec::new() };
     if args.follow && args.logs.log.iter().any(|path| path.as_os_str() == "-") {
+        ensure!(
+            args.logs.log.len() == 1,
+            "`tail -f --log -` follows standard input only; name no other log beside it"
+        );
         return standard_input(&query, shown, streams);
     }
     let follows = if args.follow { follow::open(&args.logs.log)? } else { Vec::new() };
@@ -296,6 +301,15 @@ mod tests {
         assert_eq!(said, [&log[0][..], &log[2]].concat());
         assert!(remarks.starts_with("1 damaged places could not be read"), "{remarks}");
         assert!(remarks.contains("-:2: "), "{remarks}");
+    }
+
+    #[test]
+    fn standard_input_is_followed_alone() {
+        let args = Cli::try_parse_from(["tail", "-f", "--log", "-", "n2/"]).unwrap().tail;
+        let (mut out, mut err) = (Vec::new(), Vec::new());
+        let mut streams = Streams { input: &mut &b""[..], out: &mut out, err: &mut err, color: false };
+        let error = run(&args, &mut streams).unwrap_err().to_string();
+        assert!(error.contains("standard input only"), "{error}");
     }
 
     #[test]

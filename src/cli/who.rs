@@ -32,6 +32,9 @@ pub struct Args {
     /// How to print the answer.
     #[arg(short, long, value_enum, default_value_t)]
     pub output: Output,
+    /// The latest so many of what was `--did`, where that is a list; 0 for all [default: 1000].
+    #[arg(long, requires = "did", value_name = "NUMBER")]
+    pub limit: Option<usize>,
 }
 
 /// Answers on `out`: [`OK`]. No answer: [`FAILED`], with the reasons on `err`, or in the JSON on `out`.
