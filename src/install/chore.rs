@@ -39,8 +39,8 @@ pub fn withdrawn(image: &str) -> State {
     State::Refused {
         by: Refuser::Agent,
         reason: format!(
-            "the kubelet did not start the installer's static Pod within {} s; is the image `{image}` on this node? \
-             `kubectl describe pod -n kube-system -l app.kubernetes.io/component=installer` tells more",
+            "the kubelet did not start the installer's static Pod within {} s; is the image `{image}` on this node, \
+             and may the node use it without imagePullSecrets? `kubectl describe pod -n kube-system -l app.kubernetes.io/component=installer` tells more",
             INSTALLER_STARTS.as_secs()
         ),
     }
