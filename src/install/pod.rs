@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use serde_json::{Value, json};
 
 use super::order::{self, Order, STATE_FOLDER};
+use super::proof;
 use crate::revision::POLICY_FOLDER;
 
 /// Name of its file in the manifests folder, the same for every order: there is one install at a time.
@@ -118,9 +119,8 @@ fn folders(order: &Order) -> BTreeMap<String, Folder> {
     }
     // A proof's request is chosen by the policy, which may be at a path of its own and not part of this change.
     let target = crate::manifest::read(&order.target).ok();
-    let policy = target.as_ref().and_then(|target| target.flag("audit-policy-file"));
-    if let Some(policy) = policy.filter(|path| path.starts_with('/')) {
-        add(parent(policy), "Directory", true);
+    if let Some(policy) = target.as_ref().and_then(proof::policy_file) {
+        add(parent(&policy), "DirectoryOrCreate", true);
     }
     add("/var/log/pods", "Directory", true);
     // How much memory the live API server uses.
@@ -177,11 +177,13 @@ mod tests {
 
     #[test]
     fn it_sees_a_policy_at_a_path_of_its_own() {
-        let target = "apiVersion: v1\nkind: Pod\nmetadata: {name: kube-apiserver, namespace: kube-system}\nspec: {containers: \
-                      [{name: kube-apiserver, command: [kube-apiserver, --audit-policy-file=/etc/audit/policy.yaml]}]}\n";
+        let target = "apiVersion: v1\nkind: Pod\nmetadata: {name: kube-apiserver, namespace: kube-system}\nspec:\n  \
+                      containers: [{name: kube-apiserver, command: [kube-apiserver, --audit-policy-file=/p/policy.yaml], volumeMounts: \
+                      [{name: p, mountPath: /p/policy.yaml}]}]\n  volumes: [{name: p, hostPath: {path: /etc/audit/strict.yaml}}]\n";
         let order = Order { target: target.to_owned(), ..order() };
-        let folder = folders(&order).remove("/etc/audit").expect("mounted");
-        assert!(folder.read_only);
+        let mut folders = folders(&order);
+        assert!(folders.remove("/etc/audit").expect("mounted").read_only);
+        assert!(!folders.contains_key("/p"));
     }
 
     #[test]

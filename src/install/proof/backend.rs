@@ -77,6 +77,11 @@ pub fn log_file(manifest: &Manifest) -> Option<String> {
     on_node(manifest, manifest.flag("audit-log-path").filter(|path| path.starts_with('/'))?)
 }
 
+/// The policy file on the node, if it can be seen from there.
+pub fn policy_file(manifest: &Manifest) -> Option<String> {
+    on_node(manifest, manifest.flag("audit-policy-file").filter(|path| path.starts_with('/'))?)
+}
+
 /// The path on the node of a path in the container, through the mount that serves it.
 fn on_node(manifest: &Manifest, path: &str) -> Option<String> {
     let mounts = manifest.mounts.iter().filter_map(|mount| {
