@@ -53,7 +53,7 @@ async fn ready(address: &str) -> Result<(), String> {
         match tokio::time::timeout(TIMEOUT, client.request_text(request)).await {
             Ok(Ok(_)) => {}
             // With --anonymous-auth=false that is all anybody hears without credentials, and it serves then.
-            Ok(Err(kube::Error::Api(status))) if status.code == 401 => {}
+            Ok(Err(kube::Error::Api(status))) if status.code == http::StatusCode::UNAUTHORIZED => {}
             Ok(Err(kube::Error::Api(status))) => {
                 let text = status.message.lines().next().unwrap_or_default();
                 return Err(format!("{path}: {} {text}", status.code));

@@ -4,7 +4,7 @@ use jiff::Timestamp;
 
 use crate::audit::{Policy, ServerVersion, ValidPolicy};
 use crate::install::journal::{Proof as Record, ProofResult};
-use crate::install::proof::{LogBackend, LogPlace, Outcome, Sender, policy_file};
+use crate::install::proof::{LogBackend, LogPlace, Outcome, Sender};
 use crate::install::{Journal, Order, Target};
 use crate::manifest::{self, Manifest};
 
@@ -88,7 +88,7 @@ impl Host {
     /// The policy that a manifest's server holds. A server without one logs nothing, which the proof says by itself.
     fn policy_of(&self, manifest: &Manifest) -> Result<Policy, String> {
         let Some(path) = manifest.flag("audit-policy-file") else { return Ok(Policy::default()) };
-        let path = policy_file(manifest).unwrap_or_else(|| path.to_owned());
+        let path = manifest.file_of("audit-policy-file").unwrap_or_else(|| path.to_owned());
         let bytes = file::read(self.disk(), &self.at(&path)).map_err(|e| e.to_string())?;
         let bytes = bytes.ok_or_else(|| format!("the policy file `{path}` is not on this node"))?;
         let version =

@@ -218,9 +218,6 @@ pub(super) async fn ask(probe: &Probe, address: Option<&str>) -> Result<(), Stri
     answer.unwrap_or_else(|_| Err(format!("no answer within {} s", PROBE_TIMEOUT.as_secs())))
 }
 
-/// What an API server answers to who it does not know.
-const UNAUTHORIZED: u16 = 401;
-
 async fn request(probe: &Probe, address: Option<&str>) -> Result<(), String> {
     let host = probe.host.as_deref().filter(|host| !host.is_empty()).or(address).unwrap_or("127.0.0.1");
     let host = if host.contains(':') { format!("[{host}]") } else { host.to_owned() };
@@ -230,7 +227,7 @@ async fn request(probe: &Probe, address: Option<&str>) -> Result<(), String> {
     match client.request_text(request).await {
         Ok(_) => Ok(()),
         // With --anonymous-auth=false nobody gets another answer without credentials, and this one as soon as it serves.
-        Err(kube::Error::Api(status)) if status.code == UNAUTHORIZED => Ok(()),
+        Err(kube::Error::Api(status)) if status.code == http::StatusCode::UNAUTHORIZED => Ok(()),
         Err(kube::Error::Api(status)) => Err(format!("{} {}", status.code, failing(&status.message))),
         Err(error) => Err(unverified::cause(&error)),
     }

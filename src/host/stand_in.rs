@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use crate::install::addresses::Addresses;
 use crate::install::order::{self, STATE_FOLDER};
 use crate::install::stand_in::{self, Role, Seen, StandIn};
-use crate::install::{Health, Journal, Order, proof};
+use crate::install::{Health, Journal, Order};
 use crate::manifest;
 
 use super::server::PodLogs;
@@ -83,7 +83,8 @@ impl Host {
     pub(super) fn audit_logs(&self, order: &Order) -> Result<Vec<PathBuf>, Error> {
         let before = self.last_known_good()?.unwrap_or_default();
         let manifests = [order.target.as_str(), &String::from_utf8_lossy(&before)].map(manifest::read);
-        Ok(manifests.iter().flatten().filter_map(proof::log_file).map(|path| self.at(&path)).collect())
+        let files = manifests.iter().flatten().filter_map(|manifest| manifest.file_of("audit-log-path"));
+        Ok(files.map(|path| self.at(&path)).collect())
     }
 
     /// Audit logs of stand-ins, whole or partly brought to the real log beside them, each with that; also those an earlier

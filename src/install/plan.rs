@@ -7,7 +7,7 @@ use crate::manifest::{self, Existing, Manifest, Refusals};
 use crate::revision::Rendered;
 
 use super::order::{self, Order, OrderedFile, Rehearsal};
-use super::{proof, stand_in};
+use super::stand_in;
 
 /// What is wanted of a node.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -106,8 +106,7 @@ pub fn plan(facts: &NodeFacts, wanted: &Wanted, existing: Existing) -> Result<Pl
             (target, missing_files(facts, rendered), warnings)
         }
     };
-    let log_folders =
-        manifest::read(&target).map_or_else(|_| Vec::new(), |target| log_folders(&target, &read));
+    let log_folders = log_folders(manifest::read(&target).iter().chain([&read]));
     Ok(Planned {
         text: text.to_owned(),
         target,
@@ -144,9 +143,9 @@ fn check_policy(rendered: &Rendered, read: &Manifest) -> Result<Vec<Finding>, Er
 }
 
 /// The node's folders of the log that is to be and of the one that is there: a stand-in with either manifest writes beside it.
-fn log_folders(target: &Manifest, there: &Manifest) -> Vec<String> {
+fn log_folders<'a>(manifests: impl IntoIterator<Item = &'a Manifest>) -> Vec<String> {
     let mut folders = Vec::new();
-    for file in [target, there].into_iter().filter_map(proof::log_file) {
+    for file in manifests.into_iter().filter_map(|manifest| manifest.file_of("audit-log-path")) {
         let folder = file.rsplit_once('/').map_or("", |(folder, _)| folder);
         if !folder.is_empty() && !folders.iter().any(|known| known == folder) {
             folders.push(folder.to_owned());
@@ -237,13 +236,13 @@ mod tests {
     #[test]
     fn the_log_that_comes_back_and_the_one_that_goes_are_both_seen_where_they_are_on_the_node() {
         let (ours, theirs) = (logging("/var/log/ours", "/var/log/ours"), logging("/log", "/var/log/theirs"));
-        assert_eq!(log_folders(&theirs, &ours), ["/var/log/theirs", "/var/log/ours"]);
-        assert_eq!(log_folders(&ours, &ours), ["/var/log/ours"]);
+        assert_eq!(log_folders([&theirs, &ours]), ["/var/log/theirs", "/var/log/ours"]);
+        assert_eq!(log_folders([&ours, &ours]), ["/var/log/ours"]);
         let none = manifest::read(
             "apiVersion: v1\nkind: Pod\nmetadata: {name: kube-apiserver, namespace: kube-system}\nspec: {containers: \
              [{name: kube-apiserver, command: [kube-apiserver]}]}\n",
         )
         .unwrap();
-        assert_eq!(log_folders(&none, &ours), ["/var/log/ours"]);
+        assert_eq!(log_folders([&none, &ours]), ["/var/log/ours"]);
     }
 }

@@ -9,7 +9,6 @@ use std::collections::BTreeMap;
 use serde_json::{Value, json};
 
 use super::order::{self, Order, STATE_FOLDER};
-use super::proof;
 use crate::revision::POLICY_FOLDER;
 
 /// Name of its file in the manifests folder, the same for every order: there is one install at a time.
@@ -119,7 +118,7 @@ fn folders(order: &Order) -> BTreeMap<String, Folder> {
     }
     // A proof's request is chosen by the policy, which may be at a path of its own and not part of this change.
     let target = crate::manifest::read(&order.target).ok();
-    if let Some(policy) = target.as_ref().and_then(proof::policy_file) {
+    if let Some(policy) = target.and_then(|target| target.file_of("audit-policy-file")) {
         add(parent(&policy), "DirectoryOrCreate", true);
     }
     add("/var/log/pods", "Directory", true);

@@ -18,7 +18,7 @@ mod backend;
 mod candidate;
 mod found;
 
-pub use backend::{LogBackend, LogPlace, log_file, policy_file};
+pub use backend::{LogBackend, LogPlace};
 pub use candidate::ProbeRequest;
 pub use found::{Found, events};
 

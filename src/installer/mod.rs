@@ -130,14 +130,15 @@ pub async fn carry_out(
 }
 
 /// Whether the journal is written. On a full disk it is not: once the live manifest may have been touched, whoever forwards
-/// connections meanwhile must not end for that, and what was to be written is decided again until it can be.
+/// connections meanwhile must not end for that. A new state is decided again until it can be written; a text of what is waited for
+/// comes with the next.
 ///
 /// # Errors
 /// It is not, and nothing live was touched.
 fn kept(state: &State, written: Result<(), Error>) -> Result<bool, Error> {
     match written {
         Err(error) if state.may_be_live() => {
-            warn!(state = state.name(), %error, "the journal cannot be written; trying again");
+            warn!(state = state.name(), %error, "the journal cannot be written; free space on its disk, it goes on by itself");
             Ok(false)
         }
         written => written.map(|()| true),

@@ -101,6 +101,19 @@ impl Manifest {
         self.flags.iter().rfind(|flag| flag.name == name).map(|flag| flag.value.as_str())
     }
 
+    /// The file on the node that a flag names, through the mount that serves it; `None` when it cannot be seen from there.
+    pub fn file_of(&self, flag: &str) -> Option<String> {
+        let path = self.flag(flag).filter(|path| path.starts_with('/'))?;
+        let mounts = self.mounts.iter().filter_map(|mount| {
+            let rest = path.strip_prefix(mount.mount_path.trim_end_matches('/'))?;
+            (rest.is_empty() || rest.starts_with('/')).then_some((mount, rest))
+        });
+        let (mount, rest) = mounts.max_by_key(|(mount, _)| mount.mount_path.trim_end_matches('/').len())?;
+        let volume = self.volumes.iter().find(|volume| volume.name == mount.name)?;
+        let host_path = volume.host_path.as_ref().filter(|_| !mount.sub_path)?;
+        Some(format!("{}{rest}", host_path.trim_end_matches('/')))
+    }
+
     /// The tag of the image, which for Kubernetes' own images is the version: `v1.37.2`. None for a bare digest.
     pub fn server_version_tag(&self) -> Option<&str> {
         let image = self.image.as_deref()?;

@@ -440,27 +440,37 @@ fn an_event_that_does_not_land_degrades_the_configuration() {
     );
 }
 
+/// The install of the plan that n1 reports has come to this state, and its id is 42.
+fn installed(world: &mut World, state: &str) {
+    report(world, "n1", |_, status| {
+        let plan = status.plan.clone().unwrap();
+        let install = json!({
+            "id": "42", "state": state, "from": plan.from, "to": plan.to, "since": "2026-01-01T00:00:00Z",
+        });
+        status.install = Some(serde_json::from_value(install).unwrap());
+    });
+    settle(world);
+}
+
+#[track_caller]
+fn check_is_tried_again_when_named(world: &mut World) {
+    let mut annotated = audit_node(world, "n1").unwrap().clone();
+    annotated.annotations_mut().insert(api::RETRY_ANNOTATION.to_owned(), "42".to_owned());
+    world.audit_nodes.retain(|n| n.name_any() != "n1");
+    world.audit_nodes.push(Arc::new(annotated));
+    let desired = decide(world, now());
+    let permit = desired.audit_nodes.iter().find_map(|n| n.spec.permit.clone()).unwrap();
+    assert_eq!(permit.retry_of.as_deref(), Some("42"));
+}
+
 #[test]
 fn what_failed_is_tried_again_when_a_person_names_it() {
     let mut world = simple();
     settle(&mut world);
     reports_plan(&mut world, "n1");
-    report(&mut world, "n1", |_, status| {
-        let plan = status.plan.clone().unwrap();
-        let install = json!({
-            "id": "42", "state": "RolledBack", "from": plan.from, "to": plan.to, "since": "2026-01-01T00:00:00Z",
-        });
-        status.install = Some(serde_json::from_value(install).unwrap());
-    });
-    settle(&mut world);
+    installed(&mut world, "RolledBack");
     assert!(permitted(&world).is_empty());
-    let mut annotated = audit_node(&world, "n1").unwrap().clone();
-    annotated.annotations_mut().insert(api::RETRY_ANNOTATION.to_owned(), "42".to_owned());
-    world.audit_nodes.retain(|n| n.name_any() != "n1");
-    world.audit_nodes.push(Arc::new(annotated));
-    let desired = decide(&world, now());
-    let permit = desired.audit_nodes.iter().find_map(|n| n.spec.permit.clone()).unwrap();
-    assert_eq!(permit.retry_of.as_deref(), Some("42"));
+    check_is_tried_again_when_named(&mut world);
 }
 
 /// The rehearsal failed, and the permit stands: the agent tries the same again after ten minutes, or when it is told to.
@@ -470,21 +480,8 @@ fn a_refused_change_is_tried_again_when_somebody_asks_for_it() {
     settle(&mut world);
     reports_plan(&mut world, "n1");
     settle(&mut world);
-    report(&mut world, "n1", |_, status| {
-        let plan = status.plan.clone().unwrap();
-        let install = json!({
-            "id": "42", "state": "Refused", "from": plan.from, "to": plan.to, "since": "2026-01-01T00:00:00Z",
-        });
-        status.install = Some(serde_json::from_value(install).unwrap());
-    });
-    settle(&mut world);
-    let mut annotated = audit_node(&world, "n1").unwrap().clone();
-    annotated.annotations_mut().insert(api::RETRY_ANNOTATION.to_owned(), "42".to_owned());
-    world.audit_nodes.retain(|n| n.name_any() != "n1");
-    world.audit_nodes.push(Arc::new(annotated));
-    let desired = decide(&world, now());
-    let permit = desired.audit_nodes.iter().find_map(|n| n.spec.permit.clone()).unwrap();
-    assert_eq!(permit.retry_of.as_deref(), Some("42"));
+    installed(&mut world, "Refused");
+    check_is_tried_again_when_named(&mut world);
 }
 
 #[test]

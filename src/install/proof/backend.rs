@@ -55,7 +55,8 @@ impl LogBackend {
                 container: manifest.container.clone(),
             }
         } else {
-            let on_node = on_node(manifest, path).ok_or_else(|| Unprovable::Unreachable(path.to_owned()))?;
+            let on_node =
+                manifest.file_of("audit-log-path").ok_or_else(|| Unprovable::Unreachable(path.to_owned()))?;
             LogPlace::File(on_node)
         };
         Ok(Self { place, patience: PATIENCE + batch_wait(manifest) })
@@ -70,26 +71,4 @@ fn batch_wait(manifest: &Manifest) -> Duration {
     wait.and_then(|wait| wait.parse::<SignedDuration>().ok())
         .and_then(|wait| Duration::try_from(wait).ok())
         .unwrap_or_default()
-}
-
-/// The log file on the node, if the log is one that can be seen from there.
-pub fn log_file(manifest: &Manifest) -> Option<String> {
-    on_node(manifest, manifest.flag("audit-log-path").filter(|path| path.starts_with('/'))?)
-}
-
-/// The policy file on the node, if it can be seen from there.
-pub fn policy_file(manifest: &Manifest) -> Option<String> {
-    on_node(manifest, manifest.flag("audit-policy-file").filter(|path| path.starts_with('/'))?)
-}
-
-/// The path on the node of a path in the container, through the mount that serves it.
-fn on_node(manifest: &Manifest, path: &str) -> Option<String> {
-    let mounts = manifest.mounts.iter().filter_map(|mount| {
-        let rest = path.strip_prefix(mount.mount_path.trim_end_matches('/'))?;
-        (rest.is_empty() || rest.starts_with('/')).then_some((mount, rest))
-    });
-    let (mount, rest) = mounts.max_by_key(|(mount, _)| mount.mount_path.trim_end_matches('/').len())?;
-    let volume = manifest.volumes.iter().find(|volume| volume.name == mount.name)?;
-    let host_path = volume.host_path.as_ref().filter(|_| !mount.sub_path)?;
-    Some(format!("{}{rest}", host_path.trim_end_matches('/')))
 }
