@@ -2,6 +2,7 @@
 
 mod bringup;
 mod disk;
+mod existing;
 mod faults;
 mod fleet;
 mod operator;
@@ -43,7 +44,7 @@ struct Test {
     run: fn(&Given) -> Result<()>,
 }
 
-const TESTS: [Test; 11] = [
+const TESTS: [Test; 12] = [
     Test { name: "disk", unasked: true, run: disk::run },
     Test { name: "bringup", unasked: true, run: bringup::run },
     Test { name: "trouble", unasked: false, run: trouble::run },
@@ -52,6 +53,7 @@ const TESTS: [Test; 11] = [
     Test { name: "rollout", unasked: false, run: rollout::run },
     Test { name: "faults", unasked: true, run: faults_of_ci },
     Test { name: "fleet", unasked: false, run: fleet::run },
+    Test { name: "existing", unasked: false, run: existing::run },
     Test { name: "proof", unasked: false, run: proof::run },
     Test { name: "relief", unasked: false, run: rollout::relief },
     Test { name: "who", unasked: true, run: who::run },

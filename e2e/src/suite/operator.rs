@@ -47,19 +47,21 @@ pub(super) struct Wish {
     pub(super) soak: u32,
     /// Whether a second API server rehearses and serves: `Auto` or `Never`.
     pub(super) stand_in: &'static str,
+    /// What becomes of audit settings that somebody else made: `Refuse` or `TakeOver`.
+    pub(super) existing: &'static str,
 }
 
 impl Wish {
     /// A change that is made at once, on one node after the other.
     pub(super) fn now(max_age: u32) -> Self {
-        Self { max_age, soak: 0, stand_in: "Auto" }
+        Self { max_age, soak: 0, stand_in: "Auto", existing: "Refuse" }
     }
 
     fn object(self) -> String {
-        let Self { max_age, soak, stand_in } = self;
+        let Self { max_age, soak, stand_in, existing } = self;
         format!(
             "apiVersion: audit-operator.dev/v1alpha1\nkind: AuditConfiguration\nmetadata: {{name: default}}\nspec:\n  \
-             policy: {{inline: {{rules: [{{level: Metadata}}]}}}}\n  \
+             existingFlags: {existing}\n  policy: {{inline: {{rules: [{{level: Metadata}}]}}}}\n  \
              log: {{maxAge: {max_age}, maxBackups: 2, maxSize: 2}}\n  \
              rollout: {{paused: false, minReadySeconds: {soak}, standIn: {stand_in}}}\n"
         )
@@ -120,6 +122,12 @@ impl Journal {
         let words: String = self.reason.chars().take(FOUND).map(|c| if c == '|' { '/' } else { c }).collect();
         let more = if self.reason.chars().count() > FOUND { "…" } else { "" };
         format!("{who}{}{more}", words.replace('\n', " "))
+    }
+
+    /// When the new manifest was in its place.
+    pub(super) fn swapped(&self) -> Result<Timestamp> {
+        let verifying = self.history.iter().find(|(_, state)| state == "Verifying");
+        verifying.map(|(at, _)| *at).context("the journal knows no swap")
     }
 
     /// Whether nothing more will be done.

@@ -147,7 +147,7 @@ fn failed(seen: &Seen) -> usize {
 /// The change by the operator.
 fn by_operator(cluster: &Cluster, wish: Wish) -> Result<Vec<f64>> {
     granted(cluster, wish)?;
-    cluster.nodes.iter().map(|node| swapped(&journal(node)?)).collect()
+    cluster.nodes.iter().map(swapped).collect()
 }
 
 /// The same change by hand, one node after the other.
@@ -177,10 +177,9 @@ fn one_by_one(cluster: &Cluster) -> Result<()> {
     Ok(())
 }
 
-/// When the new manifest was in its place, in seconds since 1970.
-fn swapped(journal: &Journal) -> Result<f64> {
-    let verifying = journal.history.iter().find(|(_, state)| state == "Verifying");
-    verifying.map(|(at, _)| at.as_microsecond() as f64 / 1e6).context("the journal knows no swap")
+/// When a node's new manifest was in its place, in seconds since 1970.
+fn swapped(node: &Node) -> Result<f64> {
+    Ok(journal(node)?.swapped()?.as_microsecond() as f64 / 1e6)
 }
 
 /// `e2e test relief`: what a rollout costs clients with a stand-in, without one, and by hand. For an idle machine: what is
