@@ -164,9 +164,14 @@ fn recorded(node: &Node, journal: &Journal, folder: &str) -> Result<()> {
     Ok(())
 }
 
+/// The log in this folder, with what was rotated.
 fn log(node: &Node, folder: &str) -> Result<String> {
-    let path = node.path(folder).join("audit.log");
-    fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))
+    let mut log = String::new();
+    for entry in fs::read_dir(node.path(folder))? {
+        let path = entry?.path();
+        log += &fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
+    }
+    Ok(log)
 }
 
 fn audit_node(cluster: &Cluster) -> Result<Value> {
