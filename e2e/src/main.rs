@@ -89,8 +89,8 @@ enum Verb {
     },
     /// Measure for how long a change leaves a single control plane without API server, beside a bare `mv`
     Outage {
-        /// How many changes of each kind
-        #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=20))]
+        /// How many changes of each kind; an even number, as every second round goes the other way round
+        #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=20))]
         rounds: u32,
         #[command(flatten)]
         operator: Operator,
