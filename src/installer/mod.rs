@@ -86,10 +86,14 @@ pub async fn carry_out(
     let mut service = Service::new(host, order, forward);
     let mut silence = Silence::default();
     loop {
-        let observed = host.observe(order, &journal, service.seen()).await?;
+        let mut observed = host.observe(order, &journal, service.seen()).await?;
         let now = machine.now();
         silence.count(&mut journal, &observed, &now);
         service.follow(install::next::relief(&journal, &observed));
+        // An installer that was killed may come back when the deadline has passed: the forwarder it has just started is there.
+        if observed.relief == ReliefSeen::Off {
+            observed.relief = service.seen();
+        }
         let mut step = install::next(order, &journal, &observed, &now);
         if let Err(error) = do_step(host, order, &mut journal, &step).await {
             warn!(order = order.id, ?step, %error, "a step failed");
