@@ -31,6 +31,8 @@ pub(crate) struct Report {
     pub(crate) trace: Vec<String>,
     /// The final state's name.
     pub(crate) outcome: &'static str,
+    /// How many orders that took: an agent tries a refused one again.
+    pub(crate) orders: usize,
 }
 
 /// The history of a seed.
@@ -50,7 +52,7 @@ pub(crate) fn play(scenario: Scenario, rng: Rng, traced: bool) -> Report {
     let mut world = history.node.world();
     let (violations, trace) = (std::mem::take(&mut world.violations), world.trace.take().unwrap_or_default());
     let outcome = state.as_ref().map_or("none", State::name);
-    Report { scenario: world.scenario.clone(), violations, trace, outcome }
+    Report { scenario: world.scenario.clone(), violations, trace, outcome, orders: world.orders.len() }
 }
 
 fn host(node: &Node) -> Host {
