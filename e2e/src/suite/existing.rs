@@ -7,14 +7,13 @@ use anyhow::{Context, Result, ensure};
 use jiff::Timestamp;
 use serde_json::Value;
 
-use crate::cluster::{Cluster, Wanted};
-use crate::launch::Lifetime;
+use crate::cluster::Cluster;
 use crate::node::Node;
 use crate::progress::say;
 use crate::suite::Given;
 use crate::wait;
 
-use super::operator::{self, CHANGE, Journal, LOGS, MANIFEST, STATE, Starts, Wish, servers};
+use super::operator::{self, CHANGE, Journal, LOGS, MANIFEST, STATE, Starts, Wish, audit_node, servers};
 
 /// Where the log of before is on the node; in its container it has another path.
 const THEIR_LOGS: &str = "/var/log/apiserver";
@@ -39,14 +38,11 @@ const THEIR_SETTINGS: [(&str, &str); 3] = [
 ];
 /// A new API server begins to log 30 s after the swap or later: what was logged within this time after it, a stand-in logged.
 const RELIEVED: i64 = 20;
-/// The first address that a stand-in sees instead of a client's begins so.
+/// An address that a stand-in sees instead of a client's begins so.
 const STAND_IN_SEES: &str = "\"127.64.";
 
 pub(super) fn run(given: &Given) -> Result<()> {
-    let binary =
-        given.operator.clone().context("needs the operator: --operator-binary or E2E_OPERATOR_BINARY")?;
-    let wanted = Wanted { nodes: 1, operator: Some(binary), lifetime: Lifetime::OfThisProcess };
-    let cluster = Cluster::up(&given.state, &wanted)?;
+    let cluster = given.cluster(1)?;
     let node = &cluster.nodes[0];
     let kubeadms = fs::read_to_string(node.path(MANIFEST))?;
 
@@ -145,7 +141,8 @@ fn recorded(node: &Node, journal: &Journal, folder: &str) -> Result<()> {
         }
     }
     for folder in [LOGS, THEIR_LOGS] {
-        let foreign = log(node, folder)?.lines().find(|line| line.contains(STAND_IN_SEES)).map(str::to_owned);
+        let log = log(node, folder)?;
+        let foreign = log.lines().find(|line| line.contains(STAND_IN_SEES));
         ensure!(foreign.is_none(), "an event in {folder} does not say who asked: {foreign:?}");
     }
     let log = log(node, folder)?;
@@ -172,11 +169,6 @@ fn log(node: &Node, folder: &str) -> Result<String> {
         log += &fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
     }
     Ok(log)
-}
-
-fn audit_node(cluster: &Cluster) -> Result<Value> {
-    let words = ["--request-timeout=5s", "get", "auditnode", "n1", "--output=json"];
-    Ok(serde_json::from_str(&cluster.kubectl(&words)?)?)
 }
 
 fn with_their_settings(manifest: &str) -> Result<String> {

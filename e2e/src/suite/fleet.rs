@@ -15,7 +15,7 @@ use jiff::Timestamp;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
-use crate::cluster::{Cluster, Wanted};
+use crate::cluster::Cluster;
 use crate::fault::is_program;
 use crate::launch::Lifetime;
 use crate::node::Node;
@@ -24,10 +24,8 @@ use crate::run::output_of;
 use crate::suite::Given;
 use crate::{network, process, wait};
 
-use super::operator::{self, CHANGE, Journal, MANIFEST, NAMESPACE};
+use super::operator::{self, CHANGE, Journal, LOGS, MANIFEST, NAMESPACE};
 
-/// The folder of the audit log.
-const LOGS: &str = "/var/log/kubernetes/audit";
 const CONTROLLER: &str = "system:serviceaccount:audit-operator:audit-operator-controller";
 const NO_SOAK: &str = "minReadySeconds: 0";
 /// Seconds; longer than a controller takes to start.
@@ -36,10 +34,7 @@ const SOAK: i64 = 40;
 const HELD: Duration = Duration::from_secs(15);
 
 pub(super) fn run(given: &Given) -> Result<()> {
-    let binary =
-        given.operator.clone().context("needs the operator: --operator-binary or E2E_OPERATOR_BINARY")?;
-    let wanted = Wanted { nodes: 2, operator: Some(binary), lifetime: Lifetime::OfThisProcess };
-    let mut cluster = Cluster::up(&given.state, &wanted)?;
+    let mut cluster = given.cluster(2)?;
     operator::install(&cluster)?;
     approval(&cluster)?;
     newer_generation_and_a_new_node(&mut cluster)?;
@@ -56,11 +51,7 @@ fn wish(cluster: &Cluster, days: u32, rollout: &str) -> Result<()> {
          policy: {{inline: {{rules: [{{level: Metadata}}]}}}}\n  log: {{maxAge: {days}, maxBackups: 2, maxSize: 20}}\n  \
          rollout: {{{rollout}}}\n"
     );
-    wait::until("kubectl apply", CHANGE, || {
-        let mut command = cluster.kubectl_command()?;
-        output_of(command.args(["apply", "--request-timeout=5s", "-f", "-"]), object.as_bytes()).map(Some)
-    })
-    .map(drop)
+    operator::apply(cluster, &object)
 }
 
 fn get(cluster: &Cluster, kind: &str, name: &str) -> Result<Value> {

@@ -18,9 +18,10 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::time::Instant;
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 
-use crate::launch;
+use crate::cluster::{Cluster, Wanted};
+use crate::launch::{self, Lifetime};
 use crate::progress::say;
 use crate::state::State;
 use crate::{evidence, teardown};
@@ -32,6 +33,15 @@ pub(crate) struct Given {
     pub(crate) state: State,
     /// The operator's static binary.
     pub(crate) operator: Option<PathBuf>,
+}
+
+impl Given {
+    /// A cluster of so many nodes that have the operator's image.
+    fn cluster(&self, nodes: u8) -> Result<Cluster> {
+        let missing = "needs the operator: --operator-binary or E2E_OPERATOR_BINARY";
+        let operator = Some(self.operator.clone().context(missing)?);
+        Cluster::up(&self.state, &Wanted { nodes, operator, lifetime: Lifetime::OfThisProcess })
+    }
 }
 
 /// Clusters side by side in CI, whose machine may have two processors.

@@ -178,12 +178,22 @@ pub(super) fn runs(cluster: &Cluster) -> Result<()> {
 
 /// `kubectl apply` of what is wanted; again when the API server is just away.
 pub(super) fn wish(cluster: &Cluster, wish: Wish) -> Result<()> {
-    let object = wish.object();
+    apply(cluster, &wish.object())
+}
+
+/// The same of any object.
+pub(super) fn apply(cluster: &Cluster, object: &str) -> Result<()> {
     wait::until("kubectl apply", CHANGE, || {
         let mut command = cluster.kubectl_command()?;
         output_of(command.args(["apply", "--request-timeout=5s", "-f", "-"]), object.as_bytes()).map(Some)
     })
     .map(drop)
+}
+
+/// What the first node's AuditNode says.
+pub(super) fn audit_node(cluster: &Cluster) -> Result<Value> {
+    let words = ["--request-timeout=5s", "get", "auditnode", "n1", "--output=json"];
+    Ok(serde_json::from_str(&cluster.kubectl(&words)?)?)
 }
 
 /// Says that nothing is to be done from now on.

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 
-use crate::cluster::{Cluster, Wanted};
+use crate::cluster::Cluster;
 use crate::launch::Lifetime;
 use crate::node::Node;
 use crate::probe::Seen;
@@ -84,10 +84,7 @@ struct Costs {
 /// Runs the rounds, prints a line for each change, and ends with the line of the figures. Whether they are within the
 /// limits.
 pub(super) fn run(given: &Given, rounds: u32) -> Result<bool> {
-    let binary =
-        given.operator.clone().context("needs the operator: --operator-binary or E2E_OPERATOR_BINARY")?;
-    let wanted = Wanted { nodes: 1, operator: Some(binary), lifetime: Lifetime::OfThisProcess };
-    let cluster = Cluster::up(&given.state, &wanted)?;
+    let cluster = given.cluster(1)?;
     operator::install(&cluster)?;
     operator::wish(&cluster, Wish::now(1))?;
     operator::ready(&cluster)?;

@@ -8,19 +8,16 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
-use crate::cluster::{Cluster, Wanted};
+use crate::cluster::Cluster;
 use crate::fault::is_program;
 use crate::launch::Lifetime;
 use crate::node::Node;
 use crate::progress::say;
-use crate::run::output_of;
 use crate::suite::Given;
 use crate::wait;
 
-use super::operator::{self, CHANGE, Journal};
+use super::operator::{self, CHANGE, Journal, LOGS, audit_node};
 
-/// The folder of the audit log.
-const LOGS: &str = "/var/log/kubernetes/audit";
 const AGENT: &str = "system:serviceaccount:audit-operator:audit-operator-agent";
 /// "Within minutes": a minute until the next proof, ten seconds for its event, a second for the report; the rest is for a
 /// slow machine.
@@ -32,10 +29,7 @@ const ONLY_THE_AGENT: &str =
 const EVERYTHING: &str = "policy: {inline: {rules: [{level: Metadata}]}}";
 
 pub(super) fn run(given: &Given) -> Result<()> {
-    let binary =
-        given.operator.clone().context("needs the operator: --operator-binary or E2E_OPERATOR_BINARY")?;
-    let wanted = Wanted { nodes: 1, operator: Some(binary), lifetime: Lifetime::OfThisProcess };
-    let cluster = Cluster::up(&given.state, &wanted)?;
+    let cluster = given.cluster(1)?;
     let node = &cluster.nodes[0];
     // Before anything is there: the node has to be off for it.
     node.cut()?;
@@ -108,16 +102,7 @@ fn wish(cluster: &Cluster, policy: &str, size: u32) -> Result<()> {
         "apiVersion: audit-operator.dev/v1alpha1\nkind: AuditConfiguration\nmetadata: {{name: default}}\nspec:\n  {policy}\n  \
          log: {{maxBackups: 2, maxSize: {size}}}\n"
     );
-    wait::until("kubectl apply", CHANGE, || {
-        let mut command = cluster.kubectl_command()?;
-        output_of(command.args(["apply", "--request-timeout=5s", "-f", "-"]), object.as_bytes()).map(Some)
-    })
-    .map(drop)
-}
-
-fn audit_node(cluster: &Cluster) -> Result<Value> {
-    let words = ["--request-timeout=5s", "get", "auditnode", "n1", "--output=json"];
-    Ok(serde_json::from_str(&cluster.kubectl(&words)?)?)
+    operator::apply(cluster, &object)
 }
 
 /// Waits until the node's last proof, of the settings that run now, ended so; gives its Audit-ID.

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use jiff::Timestamp;
 
-use crate::cluster::{Cluster, Wanted};
+use crate::cluster::Cluster;
 use crate::launch::Lifetime;
 use crate::node::Node;
 use crate::probe::{self, Probe, Seen};
@@ -39,10 +39,7 @@ pub(super) fn run(given: &Given) -> Result<()> {
 
 /// Three nodes with the operator, and auditing switched on.
 pub(super) fn installed(given: &Given) -> Result<Cluster> {
-    let binary =
-        given.operator.clone().context("needs the operator: --operator-binary or E2E_OPERATOR_BINARY")?;
-    let wanted = Wanted { nodes: 3, operator: Some(binary), lifetime: Lifetime::OfThisProcess };
-    let cluster = Cluster::up(&given.state, &wanted)?;
+    let cluster = given.cluster(3)?;
     operator::install(&cluster)?;
     to(&cluster, 1)?;
     Ok(cluster)
