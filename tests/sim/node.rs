@@ -419,6 +419,11 @@ impl Forwarder for Carries {
     }
 
     fn finish(self: Box<Self>) -> BoxFuture<'static, ()> {
+        // One that still waits for the port has nothing to give back, and never will have.
+        let waits = |f: &&mut Forwarding| f.number == self.number && !f.holds;
+        if let Some(forwarder) = self.node.world().forwarders.iter_mut().find(waits) {
+            forwarder.released = true;
+        }
         ready(()).boxed()
     }
 }
