@@ -123,8 +123,10 @@ impl Host {
             file::remove(self.disk(), &folder.join(name))?;
         }
         let original = order.original.as_ref().map(|original| original.clone().into_bytes());
-        let mut kept =
-            vec![file::read(self.disk(), &self.at(&order.manifest))?, self.last_known_good()?, original];
+        // The kubelet may run the target still, or again, where somebody else has written the manifest since.
+        let target = Some(order.target.clone().into_bytes());
+        let manifest = file::read(self.disk(), &self.at(&order.manifest))?;
+        let mut kept = vec![manifest, target, self.last_known_good()?, original];
         for name in &backups {
             kept.push(file::read(self.disk(), &folder.join(name))?);
         }
@@ -166,5 +168,32 @@ fn known<T>(value: Option<T>, version: fn(&T) -> u32, known: u32, path: &Path) -
             ),
         }),
         value => Ok(value),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+    use crate::install::next::tests::order;
+
+    /// History 31682 of the simulation: somebody wrote the manifest after the node was booted with the change. The kubelet ran that
+    /// still, and replaces no API server that does not come up.
+    #[test]
+    fn the_policy_of_the_change_stays_although_somebody_else_has_written_the_manifest() {
+        let root = tempfile::tempdir().unwrap();
+        let host = Host::new(root.path(), order().manifest, None);
+        let (manifest, policies) = (host.at(&order().manifest), host.at(crate::revision::POLICY_FOLDER));
+        let policy = |digit: &str| format!("policy-{}.yaml", digit.repeat(16));
+        for folder in [manifest.parent().unwrap(), &policies] {
+            fs::create_dir_all(folder).unwrap();
+        }
+        fs::write(&manifest, policy("a")).unwrap();
+        for digit in ["a", "b", "c"] {
+            fs::write(policies.join(policy(digit)), "rules: []").unwrap();
+        }
+        host.prune(&Order { target: policy("b"), ..order() }).unwrap();
+        assert_eq!(file::list(host.disk(), &policies).unwrap(), [policy("a"), policy("b")]);
     }
 }
