@@ -81,8 +81,10 @@ pub async fn carry_out(
     let machine = host.machine();
     let mut journal = host.journal_of(order, machine.time_of_day())?;
     host.take_over(order)?;
-    // The first sign of life: the agent waits for it.
-    kept(&journal.state, host.record(order, &journal))?;
+    // The first sign of life: the agent waits for it. One that comes back after the end has nothing to say.
+    if !journal.state.is_final() {
+        kept(&journal.state, host.record(order, &journal))?;
+    }
     let mut service = Service::new(host, order, forward);
     let mut silence = Silence::default();
     loop {
