@@ -62,7 +62,7 @@ fn look(host: &Host, node: &Node, since: &mut Option<(Stand, u64)>) -> Result<()
 }
 
 fn again(journal: Option<&Journal>) -> bool {
-    matches!(journal.map(|j| &j.state), Some(State::Refused { by: Refuser::Checks, .. }))
+    matches!(journal.map(|j| &j.state), Some(State::Refused { by: Refuser::Checks | Refuser::Agent, .. }))
 }
 
 fn give(host: &Host, node: &Node) -> Result<(), Error> {
