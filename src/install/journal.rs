@@ -110,13 +110,15 @@ pub enum State {
         /// When it was first seen to listen; of one without etcd only.
         started: Option<Moment>,
     },
-    /// The manifest may be swapped at any moment, or is already. `before` are the API server's containers until then,
-    /// `running` the Pod that ran.
+    /// The manifest may be swapped at any moment, or is already. `before` are the API server's containers when this began,
+    /// `ran` the Pods that ran until the swap.
     Swapping {
         /// The API server's containers before, see [`super::Server::containers`].
         before: BTreeSet<String>,
-        /// UID of the Pod that ran before.
-        running: Option<String>,
+        /// UIDs of the Pods that ran before: whatever they start later is not the change. More than one where another file
+        /// defined the same Pod for a while.
+        #[serde(rename = "running", with = "pods")]
+        ran: BTreeSet<String>,
         /// When a stand-in has to be ready to serve by.
         #[serde(default = "long_ago")]
         deadline: Deadline,
@@ -126,7 +128,8 @@ pub enum State {
         /// As in `Swapping`.
         before: BTreeSet<String>,
         /// As in `Swapping`.
-        running: Option<String>,
+        #[serde(rename = "running", with = "pods")]
+        ran: BTreeSet<String>,
         /// When the last known good manifest is put back.
         deadline: Deadline,
         /// Containers that were there when this began, and again after each reboot: the kubelet starts them all anew, so none
@@ -137,6 +140,9 @@ pub enum State {
         /// other before that Pod's API server has answered.
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         booted: bool,
+        /// Until when the kubelet may not know yet that another file of the same Pod is gone; nothing where there was none.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        beside: Option<Deadline>,
     },
     /// The last known good manifest is put back, or about to be.
     RollingBack {
@@ -187,6 +193,34 @@ pub enum State {
 /// Format 1 did not have this deadline: it counts from when it is first looked at.
 fn long_ago() -> Deadline {
     Moment { boot: String::new(), milliseconds: 0 }.plus(std::time::Duration::ZERO)
+}
+
+/// Pods as the file has them: none and a single one, as nearly always, as earlier versions wrote them.
+mod pods {
+    use std::collections::BTreeSet;
+
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Pods {
+        One(Option<String>),
+        Several(BTreeSet<String>),
+    }
+
+    pub(super) fn serialize<S: Serializer>(pods: &BTreeSet<String>, to: S) -> Result<S::Ok, S::Error> {
+        match pods.len() {
+            0 | 1 => pods.first().serialize(to),
+            _ => pods.serialize(to),
+        }
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<BTreeSet<String>, D::Error> {
+        Ok(match Pods::deserialize(from)? {
+            Pods::One(pod) => pod.into_iter().collect(),
+            Pods::Several(pods) => pods,
+        })
+    }
 }
 
 /// Who refused an order.
@@ -385,7 +419,7 @@ mod tests {
     #[test]
     fn what_earlier_versions_left_on_a_node_is_read() {
         let state = |text| read(text).state;
-        assert!(matches!(state(left!("format-1-swapping")), State::Swapping { running: Some(_), .. }));
+        assert!(matches!(state(left!("format-1-swapping")), State::Swapping { ran, .. } if ran.len() == 1));
         assert!(
             matches!(state(left!("format-1-rolling-back")), State::RollingBack { tried, .. } if tried.len() == 1)
         );
@@ -418,5 +452,16 @@ mod tests {
             serde_json::from_str(&serde_json::to_string(&journal).expect("JSON")).expect("the same");
         assert_eq!(again, journal);
         assert_eq!((journal.version, journal.stand_in.as_ref().map(|s| s.port)), (VERSION, Some(16443)));
+        // An earlier version reads what this one writes where one Pod ran, and no other where several did.
+        let ran = |pods: &[&str]| State::Swapping {
+            before: BTreeSet::new(),
+            ran: pods.iter().map(|pod| (*pod).to_owned()).collect(),
+            deadline: long_ago(),
+        };
+        for (pods, text) in [(&[][..], "null"), (&["a"], "\"a\""), (&["a", "b"], "[\"a\",\"b\"]")] {
+            let written = serde_json::to_string(&ran(pods)).expect("JSON");
+            assert!(written.contains(&format!("\"running\":{text},")), "{written}");
+            assert_eq!(serde_json::from_str::<State>(&written).expect("the same"), ran(pods));
+        }
     }
 }

@@ -36,6 +36,9 @@ pub const ENDING: Duration = Duration::from_secs(180);
 const LATE_START: Duration = Duration::from_secs(10);
 /// How often a container may be started that has a reason for having ended which says nothing of the change.
 const STARTS_AT_MOST: usize = 3;
+/// How long a kubelet may take to see what changed in the manifests folder: mostly it is told at once, otherwise it looks every 20 s
+/// (`fileCheckFrequency`).
+const FOLDER_SEEN: Duration = Duration::from_secs(25);
 /// A stand-in needs as much memory as the live server, and half as much again to be at ease.
 const MEMORY_MARGIN_PERCENT: u64 = 150;
 
@@ -182,12 +185,12 @@ pub fn next(order: &Order, journal: &Journal, observed: &Observed, now: &Moment)
         State::Rehearsing { deadline, started } => {
             rehearse::next(order, journal, observed, deadline, started.as_ref(), now)
         }
-        State::Swapping { before, running, deadline } => {
-            swapping(order, journal, observed, before, running, deadline, now)
+        State::Swapping { before, ran, deadline } => {
+            swapping(order, journal, observed, before, ran, deadline, now)
         }
-        State::Verifying { before, running, deadline, earlier, booted } => {
-            let (running, booted) = (running.as_deref(), *booted);
-            let began = verify::Began { before, running, deadline, earlier, booted };
+        State::Verifying { before, ran, deadline, earlier, booted, beside } => {
+            let (booted, beside) = (*booted, beside.as_ref());
+            let began = verify::Began { before, ran, deadline, earlier, booted, beside };
             verify::next(order, journal, observed, &began, now)
         }
         State::RollingBack { reason, before, tried, deadline, stuck, restored } => {
@@ -220,8 +223,8 @@ fn after_reboot(order: &Order, journal: &Journal, observed: &Observed, now: &Mom
             *started = None;
             vec![(deadline, REHEARSAL)]
         }
-        State::Swapping { before, running, deadline } if unknown(deadline) && booted_with_target => {
-            let verifying = verifying(order, observed, before, running, true, now);
+        State::Swapping { before, ran, deadline } if unknown(deadline) && booted_with_target => {
+            let verifying = verifying(order, observed, before, ran, true, now);
             return Some(Step::Record(verifying));
         }
         // All of the node starts beside it.
@@ -299,9 +302,7 @@ impl ReliefWanted {
 pub fn relief(journal: &Journal, observed: &Observed) -> Option<ReliefWanted> {
     let stand_in = journal.stand_in.as_ref().filter(|s| s.serves())?;
     let (known, but_pods) = match &journal.state {
-        State::Swapping { before, running, .. } | State::Verifying { before, running, .. } => {
-            (before, running.iter().cloned().collect())
-        }
+        State::Swapping { before, ran, .. } | State::Verifying { before, ran, .. } => (before, ran.clone()),
         State::RollingBack { before, tried, .. } => (before, tried.clone()),
         _ => return None,
     };
@@ -312,11 +313,8 @@ pub fn relief(journal: &Journal, observed: &Observed) -> Option<ReliefWanted> {
 
 fn ordered(order: &Order, journal: &Journal, observed: &Observed, now: &Moment) -> Step {
     let refuse = |reason: String| refuse(Refuser::Checks, reason, now);
-    if let Some(reason) = not_from(order, observed) {
+    if let Some(reason) = not_as_planned(order, observed) {
         return refuse(reason);
-    }
-    if !observed.rivals.is_empty() {
-        return refuse(rivals_message(&observed.rivals));
     }
     if observed.last_known_good.as_deref() != Some(&order.from) {
         return Step::KeepLastKnownGood;
@@ -347,11 +345,11 @@ fn ordered(order: &Order, journal: &Journal, observed: &Observed, now: &Moment) 
 }
 
 fn swapping_state(server: Option<&Server>, now: &Moment) -> State {
-    let (before, running) = match server {
-        Some(server) => (server.containers.clone(), server.running.clone()),
+    let (before, ran) = match server {
+        Some(server) => (server.containers.clone(), server.running.iter().cloned().collect()),
         None => Default::default(),
     };
-    State::Swapping { before, running, deadline: now.plus(STAND_IN_READY) }
+    State::Swapping { before, ran, deadline: now.plus(STAND_IN_READY) }
 }
 
 /// The verification of a swap that was made, be it by an installer that was ended before it could say so.
@@ -359,16 +357,17 @@ fn verifying(
     order: &Order,
     observed: &Observed,
     before: &BTreeSet<String>,
-    running: &Option<String>,
+    ran: &BTreeSet<String>,
     booted: bool,
     now: &Moment,
 ) -> State {
     State::Verifying {
         before: before.clone(),
-        running: running.clone(),
+        ran: ran.clone(),
         deadline: now.plus(timeout(order)),
         earlier: containers(observed),
         booted,
+        beside: None,
     }
 }
 
@@ -377,16 +376,25 @@ fn swapping(
     journal: &Journal,
     observed: &Observed,
     before: &BTreeSet<String>,
-    running: &Option<String>,
+    ran: &BTreeSet<String>,
     deadline: &Deadline,
     now: &Moment,
 ) -> Step {
     match &observed.manifest {
         Some(digest) if *digest == order.from => {}
         Some(digest) if *digest == order.to => {
-            return Step::Record(verifying(order, observed, before, running, false, now));
+            return Step::Record(verifying(order, observed, before, ran, false, now));
         }
         _ => return end(written_by_another(order), now),
+    }
+    if !observed.rivals.is_empty() {
+        return refuse(Refuser::Checks, rivals_message(&observed.rivals), now);
+    }
+    // What starts before the swap is not the change, and may start again after it.
+    let known = pods_until_now(observed, before, ran);
+    if known != *ran {
+        let deadline = deadline.clone();
+        return Step::Record(State::Swapping { before: before.clone(), ran: known, deadline });
     }
     // A power cut may have taken back what was not on the disk yet: everything is checked again.
     if observed.last_known_good.as_deref() != Some(&order.from) {
@@ -414,6 +422,17 @@ fn swapping(
         }
         (Err(problem), _) => Step::Wait(problem),
     }
+}
+
+/// The Pods that ran, and those that run now or were started since.
+fn pods_until_now(
+    observed: &Observed,
+    before: &BTreeSet<String>,
+    ran: &BTreeSet<String>,
+) -> BTreeSet<String> {
+    let Some(server) = &observed.server else { return ran.clone() };
+    let started = new_pods(&server.containers, before).map(str::to_owned);
+    ran.iter().cloned().chain(server.running.clone()).chain(started).collect()
 }
 
 /// What the live API server answers while it is not ready and nothing answers in its place. A kubelet that was just started
@@ -454,13 +473,15 @@ fn proof(journal: &Journal, target: Target) -> Option<&Proof> {
     journal.proof.as_ref().filter(|proof| proof.stand_in == port)
 }
 
-/// Why the manifest on the disk is not the one the plan was made from; `None` when it is.
-fn not_from(order: &Order, observed: &Observed) -> Option<String> {
+/// Why the manifests folder is not as the plan has it: the manifest on the disk is not the one that the plan was made from, or not
+/// the only one of its Pod. `None` when it is.
+fn not_as_planned(order: &Order, observed: &Observed) -> Option<String> {
     match &observed.manifest {
         None => Some(format!("`{}` is gone", order.manifest)),
         Some(digest) if *digest != order.from => {
             Some(format!("`{}` was changed after the plan was made", order.manifest))
         }
+        Some(_) if !observed.rivals.is_empty() => Some(rivals_message(&observed.rivals)),
         Some(_) => None,
     }
 }

@@ -89,6 +89,21 @@ fn cases() -> Vec<(&'static str, &'static str, Scenario)> {
             ]),
         ),
         (
+            "a backup that ran before the swap, and the old server that comes back after it, prove nothing (number 17583)",
+            "RolledBack",
+            Scenario {
+                change: Change::Another,
+                behaviour: Behaviour::NoEvent,
+                rehearsal: Rehearsal::None,
+                ..with(vec![
+                    cut(When::Write(48)),
+                    fault(When::At(22_000), What::Rival(20_000)),
+                    fault(When::At(70_000), What::KubeletStops(200_000)),
+                    fault(When::At(147_000), What::Kill),
+                ])
+            },
+        ),
+        (
             "a change that only the live server refuses is taken back",
             "RolledBack",
             Scenario { behaviour: Behaviour::Refused, only_live: true, ..good() },

@@ -10,7 +10,7 @@ pub(super) fn next(
     started: Option<&Moment>,
     now: &Moment,
 ) -> Step {
-    if let Some(reason) = not_from(order, observed) {
+    if let Some(reason) = not_as_planned(order, observed) {
         return refuse(Refuser::Checks, reason, now);
     }
     let (Some(stand_in), Some(seen)) = (&journal.stand_in, &observed.stand_in) else {

@@ -86,16 +86,17 @@ fn rehearsing() -> State {
 }
 
 fn swapping() -> State {
-    State::Swapping { before: logs(&["old/0.log@1"]), running: Some("old".to_owned()), deadline: due(30) }
+    State::Swapping { before: logs(&["old/0.log@1"]), ran: logs(&["old"]), deadline: due(30) }
 }
 
 fn verifying() -> State {
     State::Verifying {
         before: logs(&["old/0.log@1"]),
-        running: Some("old".to_owned()),
+        ran: logs(&["old"]),
         deadline: due(300),
         earlier: BTreeSet::new(),
         booted: false,
+        beside: None,
     }
 }
 
@@ -200,7 +201,7 @@ mod before {
         let only_files = Order { to: order().from, ..order() };
         assert_eq!(next(&only_files, &ordered(), &calm(), &at(0)), Step::Record(State::Settled));
         let without = Observed { server: None, ..calm() };
-        let state = State::Swapping { before: BTreeSet::new(), running: None, deadline: due(30) };
+        let state = State::Swapping { before: BTreeSet::new(), ran: BTreeSet::new(), deadline: due(30) };
         check(&ordered(), &without, 0, &Step::Record(state));
         let by_hand = Order { rehearsal: Rehearsal::None, ..order() };
         assert_eq!(next(&by_hand, &ordered(), &calm(), &at(0)), Step::Record(swapping()));
@@ -239,6 +240,48 @@ mod swap {
         check(&journal, &Observed { last_known_good: None, ..calm() }, 1, &Step::KeepLastKnownGood);
         check(&journal, &Observed { staged: false, ..calm() }, 1, &Step::Stage);
         check(&journal, &calm(), 1, &Step::Swap);
+    }
+
+    /// History 17583 of the simulation: a backup ran after a power cut, was taken out of the folder, and the old server came back
+    /// after the swap, taken for the new one.
+    #[test]
+    fn what_starts_before_the_swap_is_not_the_change_when_it_starts_again() {
+        let journal = journal(swapping(), None);
+        let pod = |running: &str, containers: &[&str]| {
+            let server = swapped(containers, Health::Ready).server.expect("it has one");
+            Some(Server { running: Some(running.to_owned()), ..server })
+        };
+        let restarted = Observed { server: pod("old", &["old/0.log@1", "old/1.log@2"]), ..calm() };
+        check(&journal, &restarted, 1, &Step::Swap);
+        let other = pod("rival", &["old/0.log@1", "rival/0.log@2"]);
+        let ran = State::Swapping {
+            before: logs(&["old/0.log@1"]),
+            ran: logs(&["old", "rival"]),
+            deadline: due(30),
+        };
+        let other = Observed { server: other, ..calm() };
+        check(&journal, &other, 1, &Step::Record(ran.clone()));
+        let journal = super::journal(ran, None);
+        check(&journal, &other, 1, &Step::Swap);
+        // The swap is made; the old server comes back before the kubelet has seen it.
+        let back = pod("old", &["old/0.log@1", "rival/0.log@2", "old/1.log@3"]);
+        let back = Observed { server: back, manifest: Some(order().to), ..calm() };
+        let Step::Record(verifying @ State::Verifying { .. }) = next(&order(), &journal, &back, &at(2))
+        else {
+            panic!("a swap that was made is verified")
+        };
+        let wait = "the kubelet has not started a container from the new manifest".to_owned();
+        check(&super::journal(verifying, None), &back, 3, &Step::Wait(wait));
+    }
+
+    #[test]
+    fn a_file_of_the_same_pod_that_comes_after_the_rehearsal_stops_the_change() {
+        let rivals = vec!["kube-apiserver.yaml.bak".to_owned()];
+        let beside = Observed { rivals, ..calm() };
+        for state in [rehearsing(), swapping()] {
+            let journal = journal(state, Some(candidate()));
+            check_ends(&next(&order(), &journal, &beside, &at(1)), "Refused", "kube-apiserver.yaml.bak");
+        }
     }
 
     #[test]

@@ -2,13 +2,17 @@
 
 use super::*;
 
+/// How often it is written again that another file is still there.
+const SAID_AGAIN: Duration = Duration::from_secs(10);
+
 /// What the state remembers.
 pub(super) struct Began<'a> {
     pub(super) before: &'a BTreeSet<String>,
-    pub(super) running: Option<&'a str>,
+    pub(super) ran: &'a BTreeSet<String>,
     pub(super) deadline: &'a Deadline,
     pub(super) earlier: &'a BTreeSet<String>,
     pub(super) booted: bool,
+    pub(super) beside: Option<&'a Deadline>,
 }
 
 pub(super) fn next(
@@ -18,13 +22,12 @@ pub(super) fn next(
     began: &Began<'_>,
     now: &Moment,
 ) -> Step {
-    let Began { before, running, deadline, earlier, booted } = *began;
+    let Began { before, ran, deadline, earlier, booted, beside } = *began;
     if observed.manifest.as_deref() != Some(&order.to) {
         return end(written_by_another(order), now);
     }
     let Some(server) = &observed.server else { return Step::Record(State::Settled) };
-    let started: Vec<&str> =
-        new_pods(&server.containers, before).filter(|pod| Some(*pod) != running).collect();
+    let started: Vec<&str> = new_pods(&server.containers, before).filter(|pod| !ran.contains(*pod)).collect();
     let roll_back = |reason: String| {
         Step::Record(State::RollingBack {
             reason,
@@ -36,15 +39,18 @@ pub(super) fn next(
         })
     };
     if !observed.rivals.is_empty() {
-        // The kubelet may run another file's Pod, which looks like ours: what starts until that is gone says nothing.
+        // The kubelet may run another file's Pod, which looks like ours: what starts until that is gone says nothing. Nor does what
+        // runs before the kubelet has seen that it is gone.
         let known = before | &server.containers;
-        if known != *before {
+        let is_near = beside.and_then(|beside| beside.left(now)).is_none_or(|left| left < FOLDER_SEEN);
+        if known != *before || is_near {
             return Step::Record(State::Verifying {
                 before: known,
-                running: running.map(str::to_owned),
+                ran: ran.clone(),
                 deadline: deadline.clone(),
                 earlier: earlier.clone(),
                 booted,
+                beside: Some(now.plus(FOLDER_SEEN + SAID_AGAIN)),
             });
         }
         let message = rivals_message(&observed.rivals);
@@ -52,6 +58,9 @@ pub(super) fn next(
     }
     let relieved = journal.stand_in.as_ref().is_some_and(StandIn::serves);
     let waits_for = match &server.health {
+        _ if beside.is_some_and(|beside| beside.at(now) == Due::Later) => {
+            "the kubelet to see that the other file of the same Pod is gone".to_owned()
+        }
         Health::Ready if !started.is_empty() => match proof(journal, Target::Live) {
             _ if logs_nothing(order) => return end(Outcome::Settled, now),
             None => return Step::Prove(Target::Live),
@@ -79,7 +88,7 @@ pub(super) fn next(
 /// never ran. So does one that missed its etcd after a boot, which starts at the same time.
 fn has_crashed(server: &Server, began: &Began<'_>, relieved: bool) -> bool {
     let known = began.before | began.earlier;
-    let pods = new_pods(&server.containers, &known).filter(|pod| Some(*pod) != began.running);
+    let pods = new_pods(&server.containers, &known).filter(|pod| !began.ran.contains(*pod));
     let ends = pods.map(|pod| ends(pod, server, &known)).max().unwrap_or(0);
     let words = &server.last_words;
     let is_excused = words.is_empty()

@@ -18,7 +18,7 @@ fn ready_and_proved_is_swapped() {
     check_full(seen(1, Health::Ready), None, 4, &Step::Prove(Target::StandIn(16443)));
     let swap = Step::Record(State::Swapping {
         before: logs(&["old/0.log@1"]),
-        running: Some("old".to_owned()),
+        ran: logs(&["old"]),
         deadline: due(34),
     });
     for result in [ProofResult::Landed, ProofResult::Unprovable] {
@@ -105,7 +105,7 @@ fn without_etcd_living_on_is_enough_and_so_is_missing_etcd() {
     let swap = |second: u64| {
         Step::Record(State::Swapping {
             before: logs(&["old/0.log@1"]),
-            running: Some("old".to_owned()),
+            ran: logs(&["old"]),
             deadline: due(second + 30),
         })
     };

@@ -61,9 +61,9 @@ fn a_crash_is_not_waited_out() {
 fn a_crash_whose_logs_the_kubelet_has_removed_is_counted_by_the_numbers_of_the_others() {
     check_rolls_back(&ended(&["old/0.log@1", "new/4.log@9"], "unknown flag: --x"), 1, "unknown flag: --x");
     // A Pod of the same manifest ran before; then its folder was cleaned away, and it began anew.
-    let State::Verifying { running, deadline, earlier, booted, .. } = verifying() else { panic!() };
+    let State::Verifying { ran, deadline, earlier, booted, beside, .. } = verifying() else { panic!() };
     let before = logs(&["old/0.log@1", "new/4.log@2"]);
-    let again = journal(State::Verifying { before, running, deadline, earlier, booted }, None);
+    let again = journal(State::Verifying { before, ran, deadline, earlier, booted, beside }, None);
     let wait = Step::Wait("the new API server is not ready: /readyz: 500".to_owned());
     check(&again, &ended(&["old/0.log@1", "new/0.log@9"], "unknown flag: --x"), 1, &wait);
     check(&again, &ended(&["old/0.log@1", "new/4.log@2", "new/5.log@9"], "unknown flag: --x"), 1, &wait);
@@ -154,20 +154,27 @@ fn what_runs_while_another_file_defines_the_same_pod_proves_nothing() {
     let rivals = vec!["kube-apiserver.yaml.bak".to_owned()];
     let containers = ["old/0.log@1", "new/0.log@2", "rival/0.log@3"];
     let beside = Observed { rivals, ..swapped(&containers, Health::Ready) };
-    let known = match verifying() {
-        State::Verifying { running, deadline, earlier, booted, .. } => {
-            State::Verifying { before: logs(&containers), running, deadline, earlier, booted }
+    let known = |until| match verifying() {
+        State::Verifying { ran, deadline, earlier, booted, .. } => {
+            let beside = Some(due(until));
+            State::Verifying { before: logs(&containers), ran, deadline, earlier, booted, beside }
         }
         state => panic!("{state:?}"),
     };
-    check(&here(), &beside, 1, &Step::Record(known.clone()));
-    let known = journal(known, None);
-    check(&known, &beside, 1, &Step::Wait(rivals_message(&beside.rivals)));
+    check(&here(), &beside, 1, &Step::Record(known(36)));
+    let journal = |until| super::journal(known(until), None);
+    check(&journal(36), &beside, 11, &Step::Wait(rivals_message(&beside.rivals)));
+    check(&journal(36), &beside, 12, &Step::Record(known(47)));
+    // History 36289: the kubelet that sees only later that it is gone starts its Pod after that.
+    let late = [&containers[..], &["rival/1.log@4"]].concat();
+    let waits = "the kubelet to see that the other file of the same Pod is gone";
+    check(&journal(36), &swapped(&late, Health::Ready), 35, &Step::Wait(waits.to_owned()));
     let gone = Observed { rivals: Vec::new(), ..beside.clone() };
     let waits = "the kubelet has not started a container from the new manifest";
-    check(&known, &gone, 1, &Step::Wait(waits.to_owned()));
+    check(&journal(36), &gone, 36, &Step::Wait(waits.to_owned()));
     let started = [&containers[..], &["new/1.log@4"]].concat();
-    check(&known, &swapped(&started, Health::Ready), 1, &Step::Prove(Target::Live));
+    check(&journal(36), &swapped(&started, Health::Ready), 36, &Step::Prove(Target::Live));
+    let known = journal(330);
     match next(&order(), &known, &beside, &at(300)) {
         Step::Record(State::RollingBack { reason, .. }) => assert!(reason.contains(".bak"), "{reason}"),
         step => panic!("{step:?}"),
