@@ -254,7 +254,9 @@ impl Host {
         let files = order.files.iter().map(|file| self.at(&file.path));
         let own = [self.at(&order.manifest), self.at(&order.backup()), self.last_known_good_path()];
         let paths: Vec<PathBuf> = own.into_iter().chain(files).collect();
-        let folders: BTreeSet<&Path> = paths.iter().filter_map(|path| path.parent()).collect();
+        let state = self.at(STATE_FOLDER);
+        let mut folders: BTreeSet<&Path> = paths.iter().filter_map(|path| path.parent()).collect();
+        folders.insert(&state);
         for folder in folders {
             file::sync_folder(self.disk(), folder)?;
             file::sweep(self.disk(), folder)?;
@@ -262,7 +264,7 @@ impl Host {
         for log in self.audit_logs(order)? {
             file::sync_folder(self.disk(), log.parent().unwrap_or(&log))?;
         }
-        file::sweep(self.disk(), &self.at(STATE_FOLDER))
+        Ok(())
     }
 
     /// Writes the order's files: 0600, owned by root as kube-apiserver runs as root under kubeadm. Makes the folders of
