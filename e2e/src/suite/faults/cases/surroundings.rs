@@ -13,13 +13,15 @@ use crate::node::Node;
 use crate::suite::faults::PATIENCE;
 use crate::suite::faults::bed::Bed;
 use crate::suite::faults::order::{Change, Rehearsal};
-use crate::suite::operator::{self, Journal, LOGS, MANIFEST, MANIFESTS, Wish, servers};
+use crate::suite::operator::{self, Journal, LOGS, MANIFEST, Wish, servers};
 use crate::{process, wait};
 
 use super::stand_in::{is_stand_in, listens};
 use super::{Case, EITHER, Expected, REFUSED, ROLLED_BACK, SETTLED, case, nothing, pause};
 
 const POLICIES: &str = "/etc/kubernetes/audit";
+const COPY: &str = "/etc/kubernetes/manifests/kube-apiserver.yaml.bak";
+const LAST_KNOWN_GOOD: &str = "/var/lib/audit-operator/last-known-good/kube-apiserver.yaml";
 /// A controller that would go on in spite of a node that is down would have done so by then.
 const HELD: Duration = Duration::from_secs(60);
 const MINUTE: Duration = Duration::from_secs(60);
@@ -52,8 +54,14 @@ pub(super) const CASES: &[Case] = &[
     case(
         "bak-file",
         "a copy of the manifest is left in the folder during the rehearsal, and taken away after a minute",
-        &["settled", "refused", "rolledBack"],
+        REFUSED,
         |b| b.order(Change::Good, Rehearsal::Auto, "rehearsing", left_copy),
+    ),
+    case(
+        "bak-file-answers",
+        "a copy of the last known good is left in the folder with an unknown flag in the manifest, and taken away when it answers",
+        ROLLED_BACK,
+        |b| b.order(Change::UnknownFlag, Rehearsal::None, "verifying", copy_that_answers),
     ),
     case("network-cut", "the node's network is cut during the whole install", SETTLED, |b| {
         b.node().unplug()?;
@@ -195,9 +203,20 @@ fn another_writer(bed: &Bed, at: &str) -> Result<Expected> {
 }
 
 fn left_copy(bed: &Bed) -> Result<()> {
-    let copy = bed.node().path(&format!("{MANIFESTS}/kube-apiserver.yaml.bak"));
+    let copy = bed.node().path(COPY);
     fs::copy(bed.node().path(MANIFEST), &copy)?;
     pause(MINUTE)?;
+    Ok(fs::remove_file(copy)?)
+}
+
+fn copy_that_answers(bed: &Bed) -> Result<()> {
+    let (node, copy) = (bed.node(), bed.node().path(COPY));
+    let old = node.processes(is_live)?;
+    fs::copy(node.path(LAST_KNOWN_GOOD), &copy)?;
+    wait::until("an answer of the copy's API server", PATIENCE, || {
+        let is_new = node.processes(is_live)?.iter().any(|id| !old.contains(id));
+        Ok((is_new && bed.cluster.api_is_ready(node)?).then_some(()))
+    })?;
     Ok(fs::remove_file(copy)?)
 }
 
