@@ -104,6 +104,14 @@ fn cases() -> Vec<(&'static str, &'static str, Scenario)> {
             },
         ),
         (
+            "killed before its last word is on the disk: the next one brings it there before it leaves (number 35308)",
+            "Settled",
+            Scenario {
+                change: Change::OnlyFiles,
+                ..with(vec![fault(When::Write(50), What::Kill), cut(When::At(70_000))])
+            },
+        ),
+        (
             "a change that only the live server refuses is taken back",
             "RolledBack",
             Scenario { behaviour: Behaviour::Refused, only_live: true, ..good() },
