@@ -36,9 +36,6 @@ pub const ENDING: Duration = Duration::from_secs(180);
 const LATE_START: Duration = Duration::from_secs(10);
 /// How often a container may be started that has a reason for having ended which says nothing of the change.
 const STARTS_AT_MOST: usize = 3;
-/// How long a kubelet may take to see what changed in the manifests folder: mostly it is told at once, otherwise it looks every 20 s
-/// (`fileCheckFrequency`).
-const FOLDER_SEEN: Duration = Duration::from_secs(25);
 /// A stand-in needs as much memory as the live server, and half as much again to be at ease.
 const MEMORY_MARGIN_PERCENT: u64 = 150;
 

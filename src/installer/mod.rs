@@ -207,3 +207,39 @@ impl Silence {
         }
     }
 }
+
+#[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "this test works on real files")]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::MetadataExt;
+
+    use super::*;
+    use crate::install::next::tests::order;
+    use crate::install::order::STATE_FOLDER;
+
+    /// History 20858 of the simulation: its manifest was gone by then, and nobody came to what a power cut left half-written.
+    #[tokio::test]
+    async fn one_that_comes_back_after_the_end_writes_nothing() {
+        let root = tempfile::tempdir().unwrap();
+        let order = order();
+        let at = |path: &str| root.path().join(path.trim_start_matches('/'));
+        let host = Host::new(root.path(), &order.manifest, None);
+        for path in
+            [&order.manifest, &order.backup(), &"/var/lib/audit-operator/last-known-good/x".to_owned()]
+        {
+            fs::create_dir_all(at(path).parent().unwrap()).unwrap();
+        }
+        fs::write(at(&order.manifest), &order.target).unwrap();
+        let lock = host.lock().unwrap();
+        let done = Journal::begin(&order.id, order.created).record(State::Settled, order.created);
+        host.record(&order, &done).unwrap();
+        let files = || {
+            ["journal.json", "settled.json"]
+                .map(|name| fs::metadata(at(STATE_FOLDER).join(name)).unwrap().ino())
+        };
+        let before = files();
+        let journal = carry_out(&host, &order, &lock, &RealForward).await.unwrap();
+        assert_eq!((journal.state, files()), (State::Settled, before));
+    }
+}

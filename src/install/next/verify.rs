@@ -2,6 +2,9 @@
 
 use super::*;
 
+/// How long a kubelet may take to see what changed in the manifests folder: mostly it is told at once, otherwise it looks every 20 s
+/// (`fileCheckFrequency`).
+const FOLDER_SEEN: Duration = Duration::from_secs(25);
 /// How often it is written again that another file is still there.
 const SAID_AGAIN: Duration = Duration::from_secs(10);
 
